@@ -1,0 +1,295 @@
+"""Answer questions in batches, measure answers, write predictions."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from helpers import presets
+from helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+RESAMPLES = 2000
+# Rows answered at once; halved by itself when the memory of the GPU does not suffice.
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A mean with its 95 % bootstrap interval over rows (Efron & Tibshirani 1993, percentile method)."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.mean:.2f} (95 % interval {self.low:.2f} to {self.high:.2f}, n = {self.count})"
+        )
+
+
+def measure(values: Sequence[float], weights: Sequence[float] | None = None) -> Measure:
+    """Weighted mean of one value a row, with an interval from drawing the rows again and again."""
+    if not len(values):
+        raise CourseError(
+            "There is nothing to average.", "The list of rows is empty.", "Choose some rows."
+        )
+    v = torch.tensor(values, dtype=torch.float64)
+    w = torch.ones_like(v) if weights is None else torch.tensor(weights, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(presets.SEED)
+    drawn = torch.randint(len(v), (RESAMPLES, len(v)), generator=generator)
+    means = (v * w)[drawn].sum(1) / w[drawn].sum(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Measure(((v * w).sum() / w.sum()).item(), low, high, len(v))
+
+
+def change(
+    before: Sequence[float], after: Sequence[float], weights: Sequence[float] | None = None
+) -> Measure:
+    """Mean of ``after − before``, row by row: a paired comparison, narrower than two separate ones."""
+    return measure([b - a for a, b in zip(before, after, strict=True)], weights)
+
+
+# ---------------------------------------------------------------------------------------- answering
+def generate(
+    model,
+    tokenizer,
+    prompts: Sequence[str | list[dict]],
+    *,
+    max_new_tokens: int,
+    temperature: float | None = None,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    batch_size: int = BATCH_SIZE,
+    seed: int = presets.SEED,
+) -> list[str]:
+    """One answer for each prompt, in the order of the prompts.
+
+    Args:
+        model, tokenizer: as `models.load` gives them, with or without an adapter.
+        prompts: questions, or lists of messages that end with the user's.
+        max_new_tokens: the longest answer, in tokens.
+        temperature: ``None`` always takes the likeliest token (greedy); a number samples, and the larger
+            it is, the more often an unlikely token.
+        top_p, top_k: sample only among the likeliest tokens that together have probability ``top_p``, and
+            among the ``top_k`` likeliest (0: no limit).
+        batch_size: prompts answered at once.
+        seed: of the sampling.
+
+    Raises:
+        CourseError: a decoding parameter is out of range, or even one prompt does not fit into memory.
+    """
+    presets.check_whole("max_new_tokens", max_new_tokens, 1)
+    _check_decoding(temperature, top_p, top_k)
+    messages = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
+    texts = [
+        tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True)
+        for m in messages
+    ]
+    settings = {"max_new_tokens": max_new_tokens, "do_sample": temperature is not None}
+    if temperature is not None:
+        settings |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    # Prompts of similar length together: less padding.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    answers: dict[int, str] = {}
+    torch.manual_seed(seed)
+    _inference_mode(model)
+    while order:
+        now, rest = order[:batch_size], order[batch_size:]
+        try:
+            for index, answer in zip(
+                now, _answer(model, tokenizer, [texts[i] for i in now], settings), strict=True
+            ):
+                answers[index] = answer
+            order = rest
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            if batch_size == 1:
+                raise CourseError(
+                    "One answer alone does not fit into the GPU's memory.",
+                    "Another model may still be loaded in this notebook.",
+                    "Restart the session and run only this notebook, or lower max_new_tokens.",
+                ) from error
+            batch_size = max(1, batch_size // 2)
+            print(f"Out of GPU memory: going on with {batch_size} prompts at once.")
+    return [answers[i] for i in range(len(texts))]
+
+
+def _check_decoding(temperature: float | None, top_p: float, top_k: int) -> None:
+    if temperature is not None and not temperature > 0:
+        raise CourseError(
+            f"temperature = {temperature} cannot be used for sampling.",
+            "Probabilities are divided by it on the logarithmic scale.",
+            "Use a number above 0, or None for the likeliest token each time.",
+        )
+    if not 0 < top_p <= 1 or top_k < 0:
+        raise CourseError(
+            f"top_p = {top_p}, top_k = {top_k} leave nothing to choose from.",
+            "top_p is a probability above 0 and at most 1; top_k counts tokens, 0 for all.",
+            "Correct them in the cell above.",
+        )
+
+
+def _inference_mode(model) -> None:
+    """Switch Unsloth's model to answering: no gradients, key/value cache on."""
+    switch = getattr(model, "for_inference", None)
+    if switch is not None:
+        switch()
+    else:
+        model.eval()
+
+
+def _answer(model, tokenizer, texts: list[str], settings: dict) -> list[str]:
+    side, tokenizer.padding_side = tokenizer.padding_side, "left"
+    try:
+        # The template already holds the special tokens.
+        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    finally:
+        tokenizer.padding_side = side
+    batch = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        tokens = model.generate(**batch, **settings, pad_token_id=tokenizer.pad_token_id)
+    new = tokens[:, batch["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+# ---------------------------------------------------------------------------------------- measuring
+def answer_losses(
+    model, tokenizer, rows: "Dataset", *, batch_size: int = 8
+) -> tuple[list[float], list[int]]:
+    """Held-out loss: how surprised the model is by each reference answer.
+
+    Returns:
+        For each row, the mean negative log-likelihood of its last answer's tokens (in nats a token), and
+        how many tokens that are. The question and earlier turns are read but not counted.
+    """
+    from helpers.data import to_prompt_completion
+
+    _inference_mode(model)
+    pairs = []
+    for row in rows.select_columns(["id", "conversations", "score"]):
+        last = to_prompt_completion(type(rows).from_list([row]))[-1]
+        prompt, whole = (
+            tokenizer.apply_chat_template(messages, add_generation_prompt=add, return_dict=True)[
+                "input_ids"
+            ]
+            for messages, add in (
+                (last["prompt"], True),
+                (last["prompt"] + last["completion"], False),
+            )
+        )
+        pairs.append((len(prompt), whole))
+    losses: list[float] = []
+    for start in range(0, len(pairs), batch_size):
+        losses += _losses(model, tokenizer, pairs[start : start + batch_size])
+    return losses, [len(whole) - prompt for prompt, whole in pairs]
+
+
+def _losses(model, tokenizer, pairs: list[tuple[int, list[int]]]) -> list[float]:
+    longest = max(len(whole) for _, whole in pairs)
+    ids = torch.full((len(pairs), longest), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for i, (_, whole) in enumerate(pairs):
+        ids[i, : len(whole)] = torch.tensor(whole)
+        mask[i, : len(whole)] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    found = []
+    for i, (prompt, whole) in enumerate(pairs):
+        # Position t predicts token t + 1.
+        predicted = logits[i, prompt - 1 : len(whole) - 1].float()
+        loss = torch.nn.functional.cross_entropy(predicted, ids[i, prompt : len(whole)])
+        found.append(loss.item())
+    return found
+
+
+def chrf(answers: Sequence[str], references: Sequence[str]) -> list[float]:
+    """chrF of each answer against its reference, 0 to 100 (Popović 2015; sacrebleu's default settings).
+
+    It counts common letter sequences, so it rewards wording and form, not truth.
+    """
+    from sacrebleu.metrics import CHRF
+
+    metric = CHRF()
+    return [metric.sentence_score(a, [r]).score for a, r in zip(answers, references, strict=True)]
+
+
+def references(rows: "Dataset") -> list[str]:
+    """The last answer of each row."""
+    return [messages[-1]["content"] for messages in rows["conversations"]]
+
+
+# -------------------------------------------------------------------------------- the homework's files
+def write_predictions(
+    path: str | Path,
+    prompts: Sequence[list[dict]],
+    ids: Sequence[str],
+    answers: Sequence[str],
+    model: str,
+) -> Path:
+    """Write the homework's ``pred.json``: ``{id: {"input": messages, "output": [answer]}}``.
+
+    Args:
+        path: the file; a second one, ``<name>_about.json`` beside it, names the base model.
+        prompts, ids, answers: one of each for every row of the test set.
+        model: the base model's preset name or hub id. If it is not the homework's, this is said.
+    """
+    if not len(prompts) == len(ids) == len(answers):
+        raise CourseError(
+            f"{len(prompts)} prompts, {len(ids)} ids and {len(answers)} answers do not match.",
+            "Each row of the test set needs one answer.",
+            "Generate the answers again for all prompts.",
+        )
+    path = Path(path)
+    content = {
+        row_id: {"input": prompt, "output": [answer]}
+        for row_id, prompt, answer in zip(ids, prompts, answers, strict=True)
+    }
+    homework = presets.MODELS["llama-2-7b"]
+    right = model in ("llama-2-7b", homework.hub_id)
+    note = (
+        f"Made with the homework's base model, {homework.hub_id}."
+        if right
+        else f"Made with {model}, not with the homework's base model {homework.hub_id}: not for handing in."
+    )
+    _write_json(path, content)
+    _write_json(path.with_name(f"{path.stem}_about.json"), {"base_model": model, "note": note})
+    print(f"{len(answers)} answers in {path.name}. {note}")
+    return path
+
+
+def write_training_config(path: str | Path, record: dict) -> Path:
+    """Write the homework's ``training_config.json``, nine settings, from a run's ``run.json``."""
+    choice = record["choice"]
+    content = {
+        "per_device_train_batch_size": record["micro_batch"],
+        "gradient_accumulation_steps": choice["batch_size"] // record["micro_batch"],
+        "warmup_steps": record["warmup_steps"],
+        "num_train_epochs": choice["epochs"],
+        "learning_rate": record["learning_rate"],
+        "optim": presets.TRAINING["optim"],
+        "weight_decay": presets.TRAINING["weight_decay"],
+        "lr_scheduler_type": presets.TRAINING["lr_scheduler_type"],
+        "seed": presets.TRAINING["seed"],
+    }
+    return _write_json(Path(path), content)
+
+
+def _write_json(path: Path, content: object) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise CourseError(
+            f"{path} could not be written: {error.strerror}.",
+            "The disk may be full, or the folder read-only.",
+            "Free some space or choose another path; the answers are still in this notebook.",
+        ) from error
+    return path

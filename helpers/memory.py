@@ -1,0 +1,157 @@
+"""What a training set-up will take on a GPU: memory in GiB, part by part, and minutes on a T4.
+
+The parts are counted from the model's shape. Two numbers are not: the share of activations that Unsloth
+keeps of one block, and a constant for buffers and the allocator. They were fitted to peaks of
+``torch.cuda.max_memory_reserved()`` on a GPU limited to a T4's memory (Unsloth 2026.10.9, Llama-2-7B).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from helpers import lora
+from helpers.errors import CourseError
+from helpers.presets import PROJECTIONS, T4_MEMORY_GIB, check_whole
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+GIB = 2**30
+
+# NF4 keeps half a byte a number, one byte of scale for each block of 64, and with double quantisation one
+# float32 for each 256 of these scales (Dettmers et al. 2023, section 3).
+BYTES_PER_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+# Of one block, which is recomputed in the backward pass, these many 16-bit numbers live at once for each
+# token: HIDDEN × hidden size + INNER × intermediate size. Fitted, see above.
+HIDDEN, INNER = 8, 5
+BUFFERS_GIB = 0.43
+
+# Without Unsloth's fused loss the logits exist several times: 16-bit and float32 values, their softmax
+# and its gradients, in all about this many bytes a logit. Fitted to one measured pair of batches.
+BYTES_PER_LOGIT = 18
+
+# A CUDA context on the GPU beside PyTorch's own memory. An assumption, to be measured on a T4.
+CONTEXT_GIB = 0.3
+
+# Tokens a second that a T4 trains of a 7B model in 4 bits. An estimate: 6 operations a parameter and
+# token (forward, recomputation and backward, Kaplan et al. 2020) at 10 to 30 % of the T4's 65 TFLOP/s.
+T4_FLOPS = (6.5e12, 19.5e12)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory while training, in GiB. ``total`` predicts ``torch.cuda.max_memory_reserved()``."""
+
+    weights: float
+    adapter: float
+    gradients: float
+    optimizer: float
+    activations: float
+    overhead: float
+    context: float = CONTEXT_GIB
+
+    @property
+    def total(self) -> float:
+        """Everything but the CUDA context, which PyTorch does not count."""
+        parts = (self.weights, self.adapter, self.gradients, self.optimizer, self.activations)
+        return sum(parts) + self.overhead
+
+    def fits(self, gib: float = T4_MEMORY_GIB) -> bool:
+        """Whether it fits beside the CUDA context."""
+        return self.total + self.context <= gib
+
+
+def weight_gib(config: "PretrainedConfig | str", bits: int = 4) -> float:
+    """The model's weights in GiB. In 4 bits only the projections are quantised; the rest is 16-bit."""
+    if bits not in (4, 8, 16, 32):
+        raise CourseError(
+            f"{bits} bits are not a known precision.",
+            "Known are 4, 8, 16 and 32.",
+            "Choose one of them.",
+        )
+    config = lora.model_config(config)
+    total = lora.base_parameters(config)
+    if bits in (16, 32):
+        return total * bits / 8 / GIB
+    shapes = lora.projection_shapes(config).values()
+    quantised = config.num_hidden_layers * sum(n_in * n_out for n_in, n_out in shapes)
+    rows = config.num_hidden_layers * sum(n_out for _, n_out in shapes)
+    # 8 bits: one byte a number and a float32 scale for each output row (Dettmers et al. 2022).
+    packed = quantised * BYTES_PER_NF4 if bits == 4 else quantised + 4 * rows
+    return (packed + 2 * (total - quantised)) / GIB
+
+
+def estimate(
+    config: "PretrainedConfig | str",
+    *,
+    r: int,
+    batch_size: int,
+    sequence_length: int,
+    target_modules: Sequence[str] = PROJECTIONS,
+    load_in_4bit: bool = True,
+    stack: str = "unsloth",
+) -> Estimate:
+    """Predict the peak of memory while training a LoRA adapter.
+
+    Args:
+        config: a Transformers config, or a preset name such as ``"llama-2-7b"``.
+        r: the rank.
+        batch_size: rows that go through the GPU at once (the micro-batch), not the effective batch.
+        sequence_length: tokens of each of these rows.
+        target_modules: adapted projections.
+        load_in_4bit: NF4 weights, else 16-bit ones.
+        stack: ``"unsloth"``, or ``"transformers"`` for Transformers, PEFT and TRL alone.
+
+    The terms: adapter and gradients in float32 (4 bytes a number each); two 8-bit Adam states (2 bytes);
+    activations of one recomputed block, as Unsloth moves the blocks' inputs to the host and never holds
+    all logits. Without Unsloth the inputs of every block and the logits stay on the GPU, and PEFT turns
+    the unquantised weights of a 4-bit model into float32.
+    """
+    check_whole("batch_size", batch_size, 1)
+    check_whole("sequence_length", sequence_length, 1)
+    if stack not in ("unsloth", "transformers"):
+        raise CourseError(
+            f"stack = {stack!r} is unknown.",
+            "It is 'unsloth' or 'transformers'.",
+            "Choose one of them.",
+        )
+    config = lora.model_config(config)
+    trained = lora.adapter_parameters(config, r, target_modules)
+    weights = weight_gib(config, 4 if load_in_4bit else 16)
+    tokens = batch_size * sequence_length
+    per_token = 2 * (HIDDEN * config.hidden_size + INNER * config.intermediate_size)
+    if stack == "transformers":
+        per_token += 2 * config.num_hidden_layers * config.hidden_size
+        per_token += BYTES_PER_LOGIT * config.vocab_size
+        if load_in_4bit:
+            weights += 2 * 2 * config.vocab_size * config.hidden_size / GIB
+    return Estimate(
+        weights=weights,
+        adapter=4 * trained / GIB,
+        gradients=4 * trained / GIB,
+        optimizer=2 * trained / GIB,
+        activations=tokens * per_token / GIB,
+        overhead=BUFFERS_GIB,
+    )
+
+
+def micro_batch(
+    config: "PretrainedConfig | str", *, r: int, batch_size: int, sequence_length: int, gib: float
+) -> int:
+    """The largest micro-batch that divides ``batch_size`` and is predicted to fit into ``gib`` GiB.
+
+    Larger micro-batches need fewer, fuller steps for the same update. At least 1, also where nothing fits.
+    """
+    for rows in range(batch_size, 0, -1):
+        if batch_size % rows == 0:
+            needed = estimate(config, r=r, batch_size=rows, sequence_length=sequence_length)
+            if needed.fits(gib):
+                return rows
+    return 1
+
+
+def minutes_on_t4(config: "PretrainedConfig | str", tokens: int) -> tuple[float, float]:
+    """Shortest and longest estimate, in minutes, for training ``tokens`` tokens on a T4."""
+    operations = 6 * lora.base_parameters(config) * tokens
+    return operations / T4_FLOPS[1] / 60, operations / T4_FLOPS[0] / 60

@@ -1,0 +1,169 @@
+"""Every figure of the course. Functions take plain data and return a matplotlib figure or an SVG text."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+# Okabe & Ito's palette: told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#777777",
+)  # fmt: skip
+PARTS = {
+    "weights": BLUE,
+    "adapter": ORANGE,
+    "gradients": GREEN,
+    "optimizer": RED,
+    "activations": PURPLE,
+    "overhead": SKY,
+    "context": GREY,
+}
+
+
+def _figure(width: float = 7, height: float = 3.2):
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    # Closed, so that Jupyter shows it once: as the result of the cell.
+    plt.close(figure)
+    return figure, axes
+
+
+def loss_curve(points: Sequence[tuple[int, float]], *, smooth: int = 5) -> Figure:
+    """Training loss over steps, each step and a running mean of ``smooth`` steps."""
+    figure, axes = _figure()
+    steps, losses = zip(*points, strict=True)
+    axes.plot(steps, losses, "o", color=SKY, markersize=4, label="each step")
+    window = [losses[max(0, i + 1 - smooth) : i + 1] for i in range(len(losses))]
+    mean = [sum(part) / len(part) for part in window]
+    axes.plot(steps, mean, color=BLUE, linewidth=2, label=f"mean of {smooth} steps")
+    axes.set(xlabel="step (one update of the adapter)", ylabel="training loss, nats a token")
+    axes.legend(frameon=False)
+    return figure
+
+
+def loss_svg(points: Sequence[tuple[int, float]], steps: int, caption: str) -> str:
+    """The loss curve while training runs, as a small SVG: quick to draw again at each step."""
+    width, height, left, bottom = 560, 200, 48, 28
+    low, high = min(v for _, v in points), max(v for _, v in points)
+    span = max(high - low, 0.1)
+
+    def place(step: int, value: float) -> tuple[float, float]:
+        x = left + (width - left - 10) * step / max(steps, 1)
+        return x, 24 + (height - bottom - 34) * (high - value) / span
+
+    dots = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(s, v) for s, v in points))
+    circles = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{BLUE}"/>'
+        for x, y in (place(s, v) for s, v in points)
+    )
+    base = height - bottom
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" style="max-width:100%;background:#fff" '
+        f'role="img" aria-label="{escape(caption)}" xmlns="http://www.w3.org/2000/svg" '
+        'font-family="sans-serif" font-size="12">'
+        f'<text x="{left}" y="14" font-size="13">{escape(caption)}</text>'
+        f'<path d="M{left} 20V{base}H{width - 8}" fill="none" stroke="#999"/>'
+        f'<text x="{left - 6}" y="30" text-anchor="end">{high:.2f}</text>'
+        f'<text x="{left - 6}" y="{base - 4}" text-anchor="end">{low:.2f}</text>'
+        f'<text x="{left}" y="{height - 8}">0</text>'
+        f'<text x="{width - 8}" y="{height - 8}" text-anchor="end">step {steps}</text>'
+        f'<polyline points="{dots}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>{circles}</svg>'
+    )
+
+
+def memory_svg(parts: Mapping[str, float], limit: float, caption: str) -> str:
+    """Memory as one stacked bar in GiB against a limit, with a legend that holds the numbers."""
+    width, left, top = 620, 10, 34
+    total = sum(parts.values())
+    scale = (width - 2 * left) / max(total, limit * 1.08)
+    bars, legend, x = [], [], left
+    for i, (name, gib) in enumerate(parts.items()):
+        colour = PARTS.get(name, GREY)
+        size = gib * scale
+        bars.append(f'<rect x="{x:.1f}" y="{top}" width="{size:.1f}" height="34" fill="{colour}"/>')
+        column, row = i % 4, i // 4
+        legend.append(
+            f'<rect x="{left + column * 152}" y="{top + 62 + row * 20}" width="10" height="10" fill="{colour}"/>'
+            f'<text x="{left + 15 + column * 152}" y="{top + 71 + row * 20}">{escape(name)} {gib:.2f}</text>'
+        )
+        x += size
+    line = left + limit * scale
+    return (
+        f'<svg viewBox="0 0 {width} 146" width="{width}" style="max-width:100%;background:#fff" role="img" '
+        f'aria-label="{escape(caption)}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
+        f'font-size="12"><text x="{left}" y="16" font-size="13">{escape(caption)}</text>{"".join(bars)}'
+        f'<path d="M{line:.1f} {top - 8}V{top + 42}" stroke="#000" stroke-width="2" stroke-dasharray="4 2"/>'
+        f'<text x="{line - 4:.1f}" y="{top + 54}" text-anchor="end">a T4 has {limit} GiB</text>'
+        f"{''.join(legend)}</svg>"
+    )
+
+
+def levels(values: Sequence[float], weights: Sequence[float]) -> Figure:
+    """The 16 values that NF4 can store, over a histogram of scaled weights (both from −1 to 1)."""
+    figure, axes = _figure()
+    axes.hist(weights, bins=100, color=SKY, label="weights, each block divided by its largest")
+    for i, value in enumerate(values):
+        axes.axvline(value, color=RED, linewidth=1, label="the 16 levels" if i == 0 else None)
+    axes.set(xlabel="scaled weight", ylabel="how many weights", yticks=[])
+    axes.legend(frameon=False, loc="upper right")
+    return figure
+
+
+def bars(
+    names: Sequence[str], values: Sequence[float], label: str, limit: float | None = None
+) -> Figure:
+    """Horizontal bars with their values, and an optional limit (a T4's memory)."""
+    figure, axes = _figure(height=0.6 + 0.42 * len(names))
+    places = range(len(names))
+    axes.barh(places, values, color=[BLUE if limit is None or v <= limit else RED for v in values])
+    for place, value in zip(places, values, strict=True):
+        axes.text(value, place, f" {value:.2f}", va="center")
+    if limit is not None:
+        axes.axvline(limit, color="black", linestyle="--", linewidth=1)
+        axes.text(limit, -0.62, f" T4: {limit} GiB", va="bottom", fontsize=9)
+    axes.set(xlabel=label, yticks=list(places), yticklabels=names)
+    axes.invert_yaxis()
+    axes.set_xlim(right=max([*values, limit or 0]) * 1.15)
+    return figure
+
+
+def pool(
+    words: Sequence[int], scores: Sequence[float], picks: Mapping[str, Sequence[int]], seed: int = 0
+) -> Figure:
+    """A pool of conversations, length against score, with what each selection picks.
+
+    ``picks`` maps a name to positions in ``words`` and ``scores``. Scores are spread a little, so that
+    points do not hide each other.
+    """
+    import random
+
+    rng = random.Random(seed)
+    height = [score + rng.uniform(-0.28, 0.28) for score in scores]
+    figure, axes = _figure(height=3.8)
+    axes.plot(words, height, ".", color="#bbbbbb", label="the pool")
+    styles = zip((RED, BLUE, GREEN), ("x", "o", "^"), strict=True)
+    for (name, chosen), (colour, marker) in zip(picks.items(), styles, strict=False):
+        axes.plot(
+            [words[i] for i in chosen], [height[i] for i in chosen], marker, color=colour,
+            markerfacecolor="none", label=name,
+        )  # fmt: skip
+    axes.set(xlabel="words in the conversation", ylabel="score")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def before_after(names: Sequence[str], before: Sequence, after: Sequence) -> Figure:
+    """Two measures each (mean with interval), before and after training, one panel a quantity."""
+    figure, all_axes = plt.subplots(
+        1, len(names), figsize=(3.4 * len(names), 3), layout="constrained"
+    )
+    plt.close(figure)
+    for axes, name, *pair in zip(all_axes, names, before, after, strict=True):
+        for x, (m, colour) in enumerate(zip(pair, (GREY, BLUE), strict=True)):
+            error = [[m.mean - m.low], [m.high - m.mean]]
+            axes.errorbar([x], [m.mean], yerr=error, fmt="o", color=colour, capsize=6, markersize=8)
+            axes.text(x + 0.08, m.mean, f"{m.mean:.2f}", va="center")
+        axes.set(title=name, xticks=[0, 1], xticklabels=["before", "after"], xlim=(-0.5, 1.6))
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,292 @@
+"""Build the trainer from a choice; record, resume, warn."""
+
+import os
+
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+from unsloth import FastLanguageModel, is_bfloat16_supported  # isort: skip  (before trl)
+
+import importlib.metadata
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from helpers import data, lora, memory, models, presets, workspace
+from helpers.errors import CourseError
+from helpers.presets import Choice
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Rows that go through a CPU at once: measured fastest of 2, 4 and 8 for the small model on 2 cores.
+CPU_MICRO_BATCH = 4
+# Left free on the GPU when the micro-batch is chosen, in GiB: the estimate may be a little low.
+SPARE_GIB = 1.0
+SAVE_STEPS = 10
+VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
+
+
+class Run(NamedTuple):
+    """One training run: its folder, and ``run.json`` in it as a dict."""
+
+    folder: Path
+    record: dict
+
+
+def add_adapter(model, choice: Choice):
+    """``FastLanguageModel.get_peft_model`` with a choice's settings and the homework's seed."""
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=choice.r,
+        lora_alpha=choice.lora_alpha,
+        target_modules=list(choice.target_modules),
+        lora_dropout=choice.lora_dropout,
+        bias="none",
+        use_gradient_checkpointing="unsloth",
+        random_state=presets.SEED,
+        use_rslora=choice.use_rslora,
+        loftq_config=None,
+    )
+
+
+def warnings_for(choice: Choice) -> list[str]:
+    """What a student should know about a choice before training with it."""
+    found = []
+    if choice.lora_dropout > 0:
+        found.append("lora_dropout > 0 leaves Unsloth's fast path: training gets slower.")
+    scale = lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora)
+    if scale > 2:
+        found.append(
+            f"The update is scaled by {scale:g}. Above 2, training often becomes unstable."
+        )
+    return found
+
+
+def learning_rate(choice: Choice) -> float:
+    """The chosen learning rate, else the one that fits this machine's model."""
+    if choice.learning_rate is not None:
+        return choice.learning_rate
+    preset = presets.MODELS.get(models.default_name())
+    return preset.learning_rate if preset else presets.MODELS["llama-2-7b"].learning_rate
+
+
+def micro_batch(model, choice: Choice, longest: int) -> int:
+    """Rows that go through the machine at once; ``longest`` is the longest row in tokens."""
+    if choice.micro_batch is not None:
+        return choice.micro_batch
+    if not torch.cuda.is_available():
+        return math.gcd(choice.batch_size, CPU_MICRO_BATCH)
+    gib = torch.cuda.get_device_properties(0).total_memory / memory.GIB - SPARE_GIB
+    return memory.micro_batch(
+        model.config, r=choice.r, batch_size=choice.batch_size, sequence_length=longest, gib=gib
+    )
+
+
+def build_trainer(
+    model, tokenizer, conversations: "Dataset", choice: Choice, folder: Path
+) -> SFTTrainer:
+    """An `SFTTrainer` for a model with an adapter, with the homework's settings.
+
+    Args:
+        model: what `add_adapter` returned.
+        tokenizer: the model's, with a chat template.
+        conversations: at most 100 rows as `data.load_conversations` gives them.
+        choice: rank, alpha, batch, epochs and so on.
+        folder: where checkpoints go, and the adapter at the end.
+    """
+    data.check_count(len(conversations))
+    longest = max(data.check_lengths(conversations, tokenizer, choice.max_seq_length))
+    rows = data.to_prompt_completion(conversations)
+    rows_at_once = micro_batch(model, choice, longest)
+    steps = math.ceil(math.ceil(len(rows) / choice.batch_size) * choice.epochs)
+    settings = presets.TRAINING | {
+        # With very few steps a warm-up of 10 would be all there is.
+        "warmup_steps": min(presets.TRAINING["warmup_steps"], steps // 2),
+    }
+    config = SFTConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=rows_at_once,
+        gradient_accumulation_steps=choice.batch_size // rows_at_once,
+        num_train_epochs=choice.epochs,
+        learning_rate=learning_rate(choice),
+        max_length=choice.max_seq_length,
+        fp16=not is_bfloat16_supported(),
+        bf16=is_bfloat16_supported(),
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=SAVE_STEPS,
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        **settings,
+    )
+    trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=config)
+    return prepare(trainer)
+
+
+def prepare(trainer: SFTTrainer) -> SFTTrainer:
+    """Keep the adapter in float32, and show losses as a plot instead of printed lines.
+
+    On a CPU, TRL turns the adapter of a 4-bit model into bfloat16 when the trainer is built. Its 8 bits
+    are too few for small updates, and a resumed run would differ. On a GPU Unsloth prevents that.
+    """
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_LivePlot())
+    return trainer
+
+
+def train(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> Run:
+    """Train, or go on where an interrupted run stopped; save the adapter and ``run.json``.
+
+    Nothing that was computed is lost when the machine goes away: the folder holds the newest checkpoint,
+    and calling this again with the same trainer resumes from it.
+    """
+    folder = Path(trainer.args.output_dir)
+    check_space(trainer, folder)
+    record = _describe(trainer, choice, conversations)
+    _write_record(folder, record | {"status": "started"})
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint:
+        print(f"Going on from {checkpoint.name}.")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    record |= {"minutes": round((time.perf_counter() - started) / 60, 2), "status": "finished"}
+    if torch.cuda.is_available():
+        record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
+    trainer.save_model(str(folder))
+    trainer.save_state()
+    _write_record(folder, record)
+    workspace.write_json("latest_run.json", {"name": folder.name})
+    return Run(folder, record)
+
+
+def run_folder(choice: Choice, conversations: "Dataset") -> Path:
+    """The folder for a run: an interrupted run's with the same choice and data, else a new one."""
+    runs = workspace.path("runs")
+    name = f"r{choice.r}-alpha{choice.lora_alpha:g}"
+    number = 1
+    while True:
+        folder = runs / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            return folder
+        record = read_record(folder)
+        same = record.get("choice") == choice.to_dict() and record.get("ids") == list(
+            conversations["id"]
+        )
+        if (
+            same
+            and record.get("status") == "started"
+            and record.get("model") == models.default_name()
+        ):
+            print(f"An interrupted run with these settings is in {folder.name}.")
+            return folder
+        number += 1
+
+
+def latest_run() -> Run | None:
+    """The run that finished last in this workspace, or ``None``."""
+    name = (workspace.read_json("latest_run.json") or {}).get("name")
+    folder = workspace.path("runs", name) if name else None
+    if folder is None or not (folder / "adapter_model.safetensors").exists():
+        return None
+    return Run(folder, read_record(folder))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; half-written ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    while found:
+        if (found[-1] / "trainer_state.json").exists():
+            return found[-1]
+        shutil.rmtree(found.pop())
+    return None
+
+
+def check_space(trainer: SFTTrainer, folder: Path) -> None:
+    """CourseError unless there is room for two checkpoints: adapter and both Adam states in float32."""
+    trainable = lora.count_parameters(trainer.model).trainable
+    workspace.need_space(2 * 12 * trainable / memory.GIB + 0.05, f"the run in {folder.name}")
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    """``(step, training loss)`` of a finished run, from its ``trainer_state.json``."""
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return [
+        (entry["step"], float(entry["loss"])) for entry in state["log_history"] if "loss" in entry
+    ]
+
+
+def read_record(folder: Path) -> dict:
+    """``run.json`` of a run folder; empty where there is none."""
+    file = folder / "run.json"
+    if not file.exists():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CourseError(
+            f"{file} is not readable as JSON.",
+            "It was cut off or edited by hand.",
+            f"Delete the folder {folder.name}, or move it away, and train again.",
+        ) from error
+
+
+def _write_record(folder: Path, record: dict) -> None:
+    workspace.write_json(f"runs/{folder.name}/run.json", record)
+
+
+def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> dict:
+    args = trainer.args
+    return {
+        "model": models.default_name(),
+        "choice": choice.to_dict(),
+        "ids": list(conversations["id"]),
+        "micro_batch": args.per_device_train_batch_size,
+        "learning_rate": args.learning_rate,
+        "warmup_steps": args.warmup_steps,
+        "trainable_parameters": lora.count_parameters(trainer.model).trainable,
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+    }
+
+
+class _LivePlot(TrainerCallback):
+    """Shows the training loss as a figure that is redrawn at every logged step."""
+
+    def __init__(self):
+        self.points: list[tuple[int, float]] = []
+        self.handle = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.points = [(e["step"], float(e["loss"])) for e in state.log_history if "loss" in e]
+        self.started = time.perf_counter()
+        self.first_step = state.global_step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "loss" not in logs:
+            return
+        from IPython.display import HTML, display
+
+        from helpers import plots
+
+        self.points.append((state.global_step, float(logs["loss"])))
+        pace = (time.perf_counter() - self.started) / max(1, state.global_step - self.first_step)
+        left = pace * (state.max_steps - state.global_step)
+        text = f"step {state.global_step} of {state.max_steps}, loss {self.points[-1][1]:.2f}"
+        text += f", about {left / 60:.1f} min left" if left > 1 else ""
+        picture = HTML(plots.loss_svg(self.points, state.max_steps, text))
+        if self.handle is None:
+            self.handle = display(picture, display_id=True)
+        elif self.handle is not None:
+            self.handle.update(picture)

@@ -1,0 +1,111 @@
+"""Where this student's models, runs and choices live."""
+
+import json
+import os
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+from helpers.errors import CourseError
+from helpers.presets import Choice
+
+KIT = Path(__file__).resolve().parent.parent
+DRIVE = Path("/content/drive/MyDrive")
+
+
+def root() -> Path:
+    """The workspace folder, made if missing.
+
+    ``COURSE_WORKSPACE`` if set, else a folder on Google Drive if that is mounted, else ``workspace``
+    beside the helpers. On Colab only Drive outlives the machine.
+    """
+    if os.environ.get("COURSE_WORKSPACE"):
+        folder = Path(os.environ["COURSE_WORKSPACE"]).expanduser()
+    elif DRIVE.is_dir():
+        folder = DRIVE / "lora-course"
+    else:
+        folder = KIT / "workspace"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(
+            f"The workspace {folder} cannot be made: {error.strerror}.",
+            "Models, runs and your choices are kept there.",
+            "Set COURSE_WORKSPACE to a folder you may write to, then run this cell again.",
+        ) from error
+    return folder
+
+
+def path(*parts: str) -> Path:
+    """A path inside the workspace."""
+    return root().joinpath(*parts)
+
+
+def need_space(gib: float, purpose: str) -> None:
+    """Raise CourseError unless the workspace's disk has ``gib`` GiB free."""
+    free = shutil.disk_usage(root()).free / 2**30
+    if free < gib:
+        raise CourseError(
+            f"{free:.1f} GiB are free where {root()} lies, and {purpose} needs {gib:.1f}.",
+            "A half-written file would be worse than none.",
+            "Delete what you no longer need there (old folders in runs/), then run this cell again.",
+        )
+
+
+def write_json(name: str, content: object) -> Path:
+    """Write a JSON file in one step: a crash leaves the old file or the new one, never half of one."""
+    target = path(name)
+    partial = target.with_suffix(".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CourseError(
+            f"{target} could not be written: {error.strerror}.",
+            "The disk may be full, or the folder may be read-only; the earlier file is untouched.",
+            "Free some space or choose another COURSE_WORKSPACE, then run this cell again.",
+        ) from error
+    return target
+
+
+def read_json(name: str) -> dict | list | None:
+    """The content of a JSON file in the workspace, or ``None`` where there is none."""
+    target = path(name)
+    if not target.exists():
+        return None
+    try:
+        return json.loads(target.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CourseError(
+            f"{target} is not readable as JSON ({error}).",
+            "It was probably edited by hand or cut off.",
+            "Delete it and run the notebook that makes it again.",
+        ) from error
+
+
+def save_choice(choice: Choice) -> Path:
+    """Keep a choice for notebook 05."""
+    return write_json("choice.json", choice.to_dict())
+
+
+def load_choice() -> Choice:
+    """The choice that notebook 03 saved, else the homework's defaults; prints which."""
+    saved = read_json("choice.json")
+    if saved is None:
+        print("No saved choice in the workspace: using the homework's defaults.")
+        return Choice()
+    known = {f.name for f in fields(Choice)}
+    unknown = sorted(set(saved) - known)
+    if unknown:
+        raise CourseError(
+            f"{path('choice.json')} holds unknown settings: {', '.join(unknown)}.",
+            f"A choice has {', '.join(sorted(known))}.",
+            "Save a choice in notebook 03 again, or delete the file to get the defaults.",
+        )
+    choice = Choice(**saved)
+    print(f"Using your saved choice: r = {choice.r}, alpha = {choice.lora_alpha}.")
+    return choice
