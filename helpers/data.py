@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from helpers import workspace
 from helpers.errors import CourseError
-from helpers.presets import MAX_CONVERSATIONS
+from helpers.presets import MAX_CONVERSATIONS, size
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -329,8 +329,6 @@ def load_selection() -> "Dataset":
 
     Prints which. ``COURSE_SIZE=test`` shortens the list.
     """
-    from helpers.presets import size
-
     saved = workspace.read_json("selection.json")
     if saved is None:
         print(
@@ -352,7 +350,9 @@ def load_selection() -> "Dataset":
         print(
             f"Using your selection of {len(rows)} conversations from {Path(saved['source']).name}."
         )
-    return rows.select(range(min(len(rows), size().conversations)))
+    # At test size every n-th, so that short and long ones are among them.
+    count = min(len(rows), size().conversations)
+    return rows.select([i * len(rows) // count for i in range(count)])
 
 
 # ------------------------------------------------------------------------------ rows for training

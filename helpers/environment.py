@@ -7,6 +7,7 @@ import argparse
 import importlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import re
@@ -23,6 +24,8 @@ from helpers.errors import CourseError
 KIT = Path(__file__).resolve().parent.parent
 # Never replaced: compiled neighbours are built for them, and numpy is loaded before any cell runs.
 UNTOUCHED = ("torch", "torchvision", "triton", "numpy")
+# Loggers that warn, on a machine without a GPU, of GPU parts that are missing there.
+QUIET = ("torchao", "bitsandbytes.backends.cpu.ops", "torch.utils._pytree")
 T4_MENU = "In Colab: menu Runtime > Change runtime type > T4 GPU, then run the cells from the top."
 
 
@@ -129,6 +132,10 @@ def install() -> None:
         CourseError: an installation failed, or it moved one of the packages that must not move, or a
             package that was replaced is already loaded and the runtime has to be restarted.
     """
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Unsloth reports each load to its makers unless told not to.
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     wrong = [row for row in check().rows if not row.ok]
     if wrong and os.environ.get("COURSE_INSTALL") == "0":
         print(

@@ -209,6 +209,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     # The file names <|im_start|> as end token; the chat template ends an answer with <|im_end|>.
     special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     tokenizer.add_special_tokens(special)
+    tokenizer.clean_up_tokenization_spaces = False
     shape = presets.MODELS[presets.EMBEDDED].shape
     config = LlamaConfig(
         **shape,

@@ -170,7 +170,7 @@ class Size:
     """How much work the notebooks do: `full` for people, `test` for a quick check of the same cells."""
 
     conversations: int  # training conversations, at most 100
-    epochs: float
+    max_epochs: float
     heldout: int  # held-out rows that notebook 06 measures on
     prompts: int  # rows of the test set to answer
     max_new_tokens: int  # longest answer, in tokens
@@ -178,8 +178,8 @@ class Size:
 
 
 SIZES = {
-    "full": Size(MAX_CONVERSATIONS, 2, 64, 150, 100, 8),
-    "test": Size(16, 1, 8, 4, 24, 2),
+    "full": Size(MAX_CONVERSATIONS, float("inf"), 64, 150, 100, 8),
+    "test": Size(24, 1, 12, 4, 24, 2),
 }
 
 

@@ -105,10 +105,10 @@ def build_trainer(
     rows = data.to_prompt_completion(conversations)
     rows_at_once = micro_batch(model, choice, longest)
     steps = math.ceil(math.ceil(len(rows) / choice.batch_size) * choice.epochs)
-    settings = presets.TRAINING | {
-        # With very few steps a warm-up of 10 would be all there is.
-        "warmup_steps": min(presets.TRAINING["warmup_steps"], steps // 2),
-    }
+    settings = dict(presets.TRAINING)
+    if steps < 2 * settings["warmup_steps"]:
+        # A warm-up of 10 would be most of so short a training.
+        settings["warmup_steps"] = steps // 4
     config = SFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=rows_at_once,
@@ -164,6 +164,8 @@ def train(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> Run:
     record |= {"minutes": round((time.perf_counter() - started) / 60, 2), "status": "finished"}
     if torch.cuda.is_available():
         record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
+    # Undo the automatic mixed precision around the model: answers then equal those after a reload.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     trainer.save_model(str(folder))
     trainer.save_state()
     _write_record(folder, record)
@@ -288,5 +290,5 @@ class _LivePlot(TrainerCallback):
         picture = HTML(plots.loss_svg(self.points, state.max_steps, text))
         if self.handle is None:
             self.handle = display(picture, display_id=True)
-        elif self.handle is not None:
+        else:
             self.handle.update(picture)

@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from helpers.errors import CourseError
-from helpers.presets import Choice
+from helpers.presets import Choice, size
 
 KIT = Path(__file__).resolve().parent.parent
 DRIVE = Path("/content/drive/MyDrive")
@@ -34,6 +34,17 @@ def root() -> Path:
             "Set COURSE_WORKSPACE to a folder you may write to, then run this cell again.",
         ) from error
     return folder
+
+
+def describe() -> str:
+    """One sentence: where the workspace is, and whether it outlives this machine."""
+    folder = root()
+    if str(folder).startswith("/content") and DRIVE not in folder.parents:
+        return (
+            f"Workspace: {folder}, gone with this machine. To keep your work, mount Google Drive first "
+            "(the folder symbol on the left, then the Drive symbol) and run this cell again."
+        )
+    return f"Workspace: {folder}"
 
 
 def path(*parts: str) -> Path:
@@ -93,11 +104,14 @@ def save_choice(choice: Choice) -> Path:
 
 
 def load_choice() -> Choice:
-    """The choice that notebook 03 saved, else the homework's defaults; prints which."""
+    """The choice that notebook 03 saved, else the homework's defaults; prints which.
+
+    ``COURSE_SIZE=test`` limits the epochs.
+    """
     saved = read_json("choice.json")
     if saved is None:
         print("No saved choice in the workspace: using the homework's defaults.")
-        return Choice()
+        return Choice(epochs=min(Choice().epochs, size().max_epochs))
     known = {f.name for f in fields(Choice)}
     unknown = sorted(set(saved) - known)
     if unknown:
@@ -108,4 +122,4 @@ def load_choice() -> Choice:
         )
     choice = Choice(**saved)
     print(f"Using your saved choice: r = {choice.r}, alpha = {choice.lora_alpha}.")
-    return choice
+    return replace(choice, epochs=min(choice.epochs, size().max_epochs))
