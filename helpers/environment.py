@@ -26,6 +26,22 @@ KIT = Path(__file__).resolve().parent.parent
 UNTOUCHED = ("torch", "torchvision", "triton", "numpy")
 # Loggers that warn, on a machine without a GPU, of GPU parts that are missing there.
 QUIET = ("torchao", "bitsandbytes.backends.cpu.ops", "torch.utils._pytree")
+# What Unsloth's banner says, in its two forms: several lines when a model is loaded onto a GPU
+# (unsloth/models/llama.py), one line at import without a GPU (unsloth/_cpu_init.py).
+BANNER = {
+    "Unsloth": r"Unsloth (\d[\w.]*\w)",
+    "Transformers": r"Transformers: (\d[\w.]*\w)",
+    "GPU": r"(?:GPU: |/\|\s+|: )(\S[^:|]*?)(?:\. Num GPUs|\. Max memory| found)",
+    "GPU memory": r"Max memory: ([\d.]+ GB)",
+    "CPU threads": r"(\d+) threads",
+    "Torch": r"Torch: (\S+)\. ",
+    "CUDA capability": r"CUDA: (\d+\.\d+)",
+    "CUDA Toolkit": r"CUDA Toolkit: (\d+\.\d+|None)",
+    "Triton": r"Triton: (\d[\w.+]*|None)",
+    "bfloat16": r"[Bb]float16 = (\w+)",
+    "Xformers": r"Xformers = ([\w.+]*\w)",
+    "FlashAttention 2": r"FA2 = (\w+)",
+}
 T4_MENU = "In Colab: menu Runtime > Change runtime type > T4 GPU, then run the cells from the top."
 
 
@@ -145,6 +161,12 @@ def install() -> None:
         _install([row.package for row in wrong])
     print("Packages match the pins." if check().ok else "Packages do not match the pins.")
     print(which_model())
+
+
+def read_banner(text: str) -> dict[str, str]:
+    """The facts in what Unsloth prints, by name; a fact that this form of the banner lacks is left out."""
+    found = {name: re.search(pattern, text) for name, pattern in BANNER.items()}
+    return {name: match[1] for name, match in found.items() if match}
 
 
 def which_model() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from helpers import lora
 from helpers.errors import CourseError
-from helpers.presets import PROJECTIONS, T4_MEMORY_GIB, check_whole
+from helpers.presets import CUDA_CONTEXT_GIB, PROJECTIONS, T4_MEMORY_GIB, check_whole
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -31,8 +31,6 @@ BUFFERS_GIB = 0.43
 # and its gradients, in all about this many bytes a logit. Fitted to one measured pair of batches.
 BYTES_PER_LOGIT = 18
 
-# A CUDA context on the GPU beside PyTorch's own memory. An assumption, to be measured on a T4.
-CONTEXT_GIB = 0.3
 
 # Tokens a second that a T4 trains of a 7B model in 4 bits. An estimate: 6 operations a parameter and
 # token (forward, recomputation and backward, Kaplan et al. 2020) at 10 to 30 % of the T4's 65 TFLOP/s.
@@ -49,7 +47,7 @@ class Estimate:
     optimizer: float
     activations: float
     overhead: float
-    context: float = CONTEXT_GIB
+    context: float = CUDA_CONTEXT_GIB
 
     @property
     def total(self) -> float:

@@ -21,6 +21,27 @@ from helpers import presets, workspace
 from helpers.errors import CourseError
 
 
+def limit_to_t4() -> None:
+    """Make a larger NVIDIA GPU behave like a T4: 14.741 GiB less a CUDA context, fp16, plain attention.
+
+    `COURSE_T4=1` does this when this file is imported. Speed stays the larger GPU's.
+    """
+    import unsloth.models._utils as unsloth_utils
+
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30
+    limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+    # A T4 has neither bf16 nor the kernels that need compute capability 8.
+    unsloth_utils.SUPPORTS_BFLOAT16 = False
+    torch.cuda.is_bf16_supported = lambda *args, **kwargs: False
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+if os.environ.get("COURSE_T4") == "1" and torch.cuda.is_available():
+    limit_to_t4()
+
+
 def default_name() -> str:
     """``COURSE_MODEL`` if set; else Llama-2-7B with a CUDA GPU and the small embedded model without."""
     if os.environ.get("COURSE_MODEL"):

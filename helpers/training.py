@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 from unsloth import FastLanguageModel, is_bfloat16_supported  # isort: skip  (before trl)
 
+import gc
 import importlib.metadata
 import json
 import math
@@ -104,12 +105,34 @@ def build_trainer(
     longest = max(data.check_lengths(conversations, tokenizer, choice.max_seq_length))
     rows = data.to_prompt_completion(conversations)
     rows_at_once = micro_batch(model, choice, longest)
-    steps = math.ceil(math.ceil(len(rows) / choice.batch_size) * choice.epochs)
-    settings = dict(presets.TRAINING)
-    if steps < 2 * settings["warmup_steps"]:
-        # A warm-up of 10 would be most of so short a training.
-        settings["warmup_steps"] = steps // 4
-    config = SFTConfig(
+    config = build_config(choice, len(rows), rows_at_once, folder)
+    trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=config)
+    return prepare(trainer)
+
+
+def count_steps(row_count: int, choice: Choice) -> int:
+    """Updates of the adapter in a whole training: each takes ``batch_size`` rows, the last of an epoch may
+    take fewer."""
+    return math.ceil(math.ceil(row_count / choice.batch_size) * choice.epochs)
+
+
+def warmup_steps(steps: int) -> int:
+    """The homework's 10 warm-up steps; a quarter of a training that has fewer than 20 steps in all."""
+    usual = presets.TRAINING["warmup_steps"]
+    return usual if steps >= 2 * usual else steps // 4
+
+
+def build_config(choice: Choice, row_count: int, rows_at_once: int, folder: Path) -> SFTConfig:
+    """The settings of a training; notebook 05 writes the same ones out and explains them.
+
+    Args:
+        choice: batch, epochs, learning rate and longest sequence.
+        row_count: prompt/completion rows.
+        rows_at_once: the micro-batch, see `micro_batch`.
+        folder: where checkpoints go.
+    """
+    warmup = warmup_steps(count_steps(row_count, choice))
+    return SFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=rows_at_once,
         gradient_accumulation_steps=choice.batch_size // rows_at_once,
@@ -124,10 +147,8 @@ def build_trainer(
         save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
-        **settings,
+        **presets.TRAINING | {"warmup_steps": warmup},
     )
-    trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=config)
-    return prepare(trainer)
 
 
 def prepare(trainer: SFTTrainer) -> SFTTrainer:
@@ -180,8 +201,8 @@ def run_folder(choice: Choice, conversations: "Dataset") -> Path:
     number = 1
     while True:
         folder = runs / (name if number == 1 else f"{name}-{number}")
-        if not folder.exists():
-            folder.mkdir(parents=True)
+        if not folder.exists() or not any(folder.iterdir()):
+            folder.mkdir(parents=True, exist_ok=True)
             return folder
         record = read_record(folder)
         same = record.get("choice") == choice.to_dict() and record.get("ids") == list(
@@ -204,6 +225,39 @@ def latest_run() -> Run | None:
     if folder is None or not (folder / "adapter_model.safetensors").exists():
         return None
     return Run(folder, read_record(folder))
+
+
+def finished_run() -> Run:
+    """The run that finished last with this machine's model, else one trained now as notebook 05 does it.
+
+    Prints which. A model that had to be trained is released again, so that the caller can load its own.
+    """
+    run, model_name = latest_run(), models.default_name()
+    if run is not None and run.record.get("model") == model_name:
+        chosen = run.record["choice"]
+        print(
+            f"Using the run {run.folder.name}: r = {chosen['r']}, alpha = {chosen['lora_alpha']:g}, "
+            f"{len(run.record['ids'])} conversations."
+        )
+        return run
+    if run is None:
+        print("No finished run in this workspace: training one now, as notebook 05 does.")
+    else:
+        print(
+            f"The run {run.folder.name} belongs to {run.record.get('model')}, and this machine uses "
+            f"{model_name}: training one for it now, as notebook 05 does."
+        )
+    choice, conversations = workspace.load_choice(), data.load_selection()
+    model, tokenizer = models.load(max_seq_length=choice.max_seq_length)
+    model = add_adapter(model, choice)
+    folder = run_folder(choice, conversations)
+    trainer = build_trainer(model, tokenizer, conversations, choice, folder)
+    run = train(trainer, choice, conversations)
+    del model, trainer
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return run
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -1,0 +1,59 @@
+# Two commands: `make course` runs the whole course, `make test` checks it. Both set themselves up.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+# Where pip may look for a CPU build of torch, beside PyPI (whose build is for CUDA and much larger).
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := $(shell sed -n 's/^torch==//p' requirements-local.in)
+READY := $(VENV)/.ready
+TEST_ENV := COURSE_SIZE=test COURSE_WORKSPACE=$(CURDIR)/build/test-workspace HF_HUB_OFFLINE=1
+
+.PHONY: course test alone unit nbval lab notebooks badges pins lint clean
+
+course: $(READY)
+	$(PY) tools/course.py
+
+test: lint unit nbval
+
+# Every notebook at full size, alone, in an empty workspace.
+alone: $(READY)
+	$(PY) tools/course.py --alone
+
+lint: $(READY)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(PY) tools/notebooks.py check
+
+unit: $(READY)
+	$(TEST_ENV) $(PY) -m pytest tests
+
+nbval: $(READY)
+	rm -rf build/test-workspace/runs build/test-workspace/*.json
+	$(TEST_ENV) $(PY) -m pytest --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg \
+	  --nbval-cell-timeout=900 -p no:cacheprovider --durations=10 notebooks
+
+lab: $(READY)
+	$(VENV)/bin/jupyter lab --notebook-dir notebooks
+
+# Run every notebook at full size in place, and clean it: the outputs that stand in the repository.
+notebooks: $(READY)
+	$(PY) tools/course.py --in-place
+	$(PY) tools/notebooks.py clean
+
+# make badges REPO=owner/name REF=v1
+badges: $(READY)
+	$(PY) tools/notebooks.py badges $(REPO) $(REF)
+
+# make pins IMAGE=pip-freeze.txt: needs uv
+pins:
+	$(PYTHON) tools/pins.py $(IMAGE)
+
+clean:
+	rm -rf build
+
+$(READY): requirements-local.txt requirements-local.in
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "The course needs Python 3.11 or newer; set PYTHON=python3.12, for example.")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements-local.txt
+	$(PY) -m pip install --quiet --retries 1 torch==$(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	touch $@
