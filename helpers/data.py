@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -35,12 +37,17 @@ ALPACA_PREAMBLE = (
 
 
 # ---------------------------------------------------------------------------------------- reading
-def load_conversations(path: str | Path) -> "Dataset":
+def load_conversations(path: str | Path, *, skip_empty_answers: bool = False) -> "Dataset":
     """Read conversations from a file or a saved-dataset folder.
 
     Understands the homework's training rows (``role``/``content``), its test rows (``from``/``value``, no
     answers), Alpaca rows (``instruction``, ``input``, ``output``), each as a JSON array or as JSON lines,
     and a folder written by ``Dataset.save_to_disk``.
+
+    Args:
+        path: the file or folder.
+        skip_empty_answers: leave out rows with an answer of no characters, and print how many; Alpaca's
+            52,002 rows hold 28. Without it such a row is an error, as any malformed row.
 
     Returns:
         A dataset with columns ``id`` (str), ``conversations`` (list of ``{"role", "content"}``) and
@@ -53,9 +60,25 @@ def load_conversations(path: str | Path) -> "Dataset":
     from datasets import Dataset, Features, Value
 
     path = Path(path)
-    rows = [_clean_row(raw, number, path.name) for number, raw in enumerate(_read_rows(path), 1)]
+    numbered = dict(enumerate(_read_rows(path), 1))
+    if skip_empty_answers:
+        empty = [number for number, raw in numbered.items() if _has_empty_answer(raw)]
+        for number in empty:
+            del numbered[number]
+        if empty:
+            print(
+                f"{path.name}: {len(empty)} rows with an empty answer left out, first row {empty[0]}."
+            )
+    if not numbered:
+        raise CourseError(
+            f"{path.name} has no row with an answer.",
+            "Every answer in it is empty.",
+            "Choose another file.",
+        )
+    cleaned = {number: _clean_row(raw, number, path.name) for number, raw in numbered.items()}
+    rows = list(cleaned.values())
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
+    for number, row in cleaned.items():
         if row["id"] in seen:
             raise CourseError(
                 f"{path.name}, row {number}: the id {row['id']!r} also belongs to row {seen[row['id']]}.",
@@ -77,6 +100,12 @@ def _read_rows(path: Path) -> list:
         raise CourseError(
             f"There is no file {path}.",
             "The name may be misspelt, or the file lies on another machine.",
+            f"Look into {path.parent} and correct the name.",
+        ) from error
+    except OSError as error:
+        raise CourseError(
+            f"{path} cannot be read: {error.strerror}.",
+            "It is no file, or not yours to read.",
             f"Look into {path.parent} and correct the name.",
         ) from error
     except UnicodeDecodeError as error:
@@ -105,7 +134,7 @@ def _read_rows(path: Path) -> list:
 
 def _read_lines(path: Path, text: str, whole_error: ValueError) -> list:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -126,7 +155,7 @@ def _read_folder(path: Path) -> list:
 
     try:
         saved = load_from_disk(str(path))
-    except (FileNotFoundError, ValueError, OSError) as error:
+    except (OSError, ValueError, IndexError, KeyError) as error:
         raise CourseError(
             f"The folder {path} is not a saved dataset ({error}).",
             "A folder can be read if Dataset.save_to_disk wrote it.",
@@ -142,7 +171,10 @@ def _clean_row(raw: object, number: int, source: str) -> dict:
 
     def bad(why: str) -> CourseError:
         rule = 'A row is {"id": …, "conversations": [{"role": …, "content": …}, …], "score": …}.'
-        return CourseError(f"{source}, row {number}: {why}.", rule, "Mend or delete that row.")
+        todo = "Mend or delete that row."
+        if _has_empty_answer(raw):
+            todo += " Or leave such rows out: load_conversations(…, skip_empty_answers=True)."
+        return CourseError(f"{source}, row {number}: {why}.", rule, todo)
 
     if not isinstance(raw, dict):
         raise bad(f"a {type(raw).__name__} instead of an object")
@@ -158,10 +190,12 @@ def _clean_row(raw: object, number: int, source: str) -> dict:
             raise bad("a message that is not an object")
         role = message.get("role", message.get("from"))
         content = message.get("content", message.get("value"))
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise bad(f"unknown role {role!r} (known: {', '.join(ROLES)})")
         if not isinstance(content, str) or not content.strip():
             raise bad(f"the {ROLES[role]}'s message is empty or not text")
+        if re.search("[\ud800-\udfff]", content):
+            raise bad(f"the {ROLES[role]}'s message holds half a letter (a lone surrogate)")
         cleaned.append({"role": ROLES[role], "content": content})
     turns = [m["role"] for m in cleaned if m["role"] != "system"]
     if (
@@ -170,9 +204,10 @@ def _clean_row(raw: object, number: int, source: str) -> dict:
     ):
         raise bad("user and assistant do not take turns, the user first")
     score, row_id = raw.get("score"), raw.get("id")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-        raise bad(f"score {score!r} is not a number")
-    if row_id is not None and not isinstance(row_id, str | int):
+    number_like = isinstance(score, int | float) and not isinstance(score, bool)
+    if score is not None and not (number_like and abs(score) <= sys.float_info.max):
+        raise bad(f"score {score!r:.40} is not a number")
+    if row_id is not None and (isinstance(row_id, bool) or not isinstance(row_id, str | int)):
         raise bad(f"id {row_id!r} is not text")
     row_id = f"row_{number}" if row_id is None else str(row_id)
     return {
@@ -180,6 +215,24 @@ def _clean_row(raw: object, number: int, source: str) -> dict:
         "conversations": cleaned,
         "score": None if score is None else float(score),
     }
+
+
+def _has_empty_answer(raw: object) -> bool:
+    """Whether an answer of a raw row, in any spelling, is a text of no visible characters."""
+    if not isinstance(raw, dict):
+        return False
+    messages = raw.get("conversations", raw.get("messages"))
+    if messages is None:
+        answers = [raw.get("output")]
+    else:
+        messages = messages if isinstance(messages, list) else []
+        spoken = [m for m in messages if isinstance(m, dict)]
+        answers = [
+            m.get("content", m.get("value"))
+            for m in spoken
+            if m.get("role", m.get("from")) in ("assistant", "gpt")
+        ]
+    return any(isinstance(answer, str) and not answer.strip() for answer in answers)
 
 
 def _alpaca_messages(raw: dict, bad: Callable[[str], CourseError]) -> list[dict]:
@@ -207,16 +260,29 @@ def fetch_homework() -> Path:
             ["git", "clone", "--quiet", HOMEWORK_REPO, str(clone)],
             ["git", "-C", str(clone), "checkout", "--quiet", HOMEWORK_COMMIT],
         ):
-            done = subprocess.run(step, capture_output=True, text=True, check=False)
-            if done.returncode:
-                reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            try:
+                done = subprocess.run(step, capture_output=True, text=True, check=False)
+                failed, said = done.returncode != 0, done.stderr.strip()
+            except FileNotFoundError:
+                failed, said = True, "there is no program called git on this machine"
+            if failed:
+                reason = (said.splitlines() or ["no reason given"])[-1]
                 raise CourseError(
                     f"The homework's data could not be fetched: {reason}",
-                    "This needs a network that reaches GitHub.",
+                    "This needs git, and a network that reaches GitHub.",
                     "Try again later, or go on with the course's own conversations.",
                 )
         clone.replace(folder)
     return folder
+
+
+def pool_path() -> Path:
+    """The pool to choose from: the homework's if it was fetched, else the course's own.
+
+    Read the homework's with ``skip_empty_answers=True``: Alpaca has some.
+    """
+    fetched = workspace.path("homework", "fastchat_alpaca_52k.json")
+    return fetched if fetched.exists() else OUR_POOL
 
 
 def test_set_path() -> Path:
@@ -262,7 +328,8 @@ def select(
         CourseError: ``limit`` is above the homework's 100, or below 1.
     """
     check_count(limit)
-    order = sorted(range(len(rows)), key=lambda i: key(rows[i]), reverse=largest_first)
+    keys = [key(row) for row in rows]
+    order = sorted(range(len(rows)), key=keys.__getitem__, reverse=largest_first)
     return rows.select(order[:limit])
 
 
@@ -279,49 +346,69 @@ def check_count(count: int) -> None:
 def with_preamble(rows: "Dataset") -> "Dataset":
     """The same conversations with Alpaca's preamble before the first question, as the test set has it."""
 
-    def add(row: dict) -> dict:
-        messages = [dict(message) for message in row["conversations"]]
-        first = next(message for message in messages if message["role"] == "user")
+    changed = rows.to_list()
+    for row in changed:
+        first = next(message for message in row["conversations"] if message["role"] == "user")
         if not first["content"].startswith(ALPACA_PREAMBLE):
             first["content"] = f"{ALPACA_PREAMBLE} ### Instruction: {first['content']}"
-        return {"conversations": messages}
-
-    return rows.map(add)
+    return type(rows).from_list(changed, features=rows.features)
 
 
 def question(row: dict) -> str:
     """The last question of a row, without Alpaca's preamble."""
-    text = [m["content"] for m in row["conversations"] if m["role"] == "user"][-1]
-    return text.removeprefix(ALPACA_PREAMBLE).strip().removeprefix("### Instruction:").strip()
+    return _asked(row)[-1]
+
+
+def _asked(row: dict) -> list[str]:
+    texts = [m["content"] for m in row["conversations"] if m["role"] == "user"]
+    bare = [text.removeprefix(ALPACA_PREAMBLE).strip() for text in texts]
+    return [text.removeprefix("### Instruction:").strip() for text in bare]
 
 
 def overlap(rows: "Dataset", test_rows: "Dataset") -> list[tuple[str, str]]:
-    """Pairs (training id, test id) that share an id or ask the same question.
+    """Pairs (training id, test id) of rows that ask the same question, in whichever turn.
 
-    Questions are compared without Alpaca's preamble, upper case and extra spaces.
+    Questions are compared without Alpaca's preamble, upper case and extra spaces. Ids are not compared:
+    the homework's are row numbers, and its pool and its test set number the rows of different sources
+    (ids up to ``identity_52001`` in one, up to ``identity_69938`` in the other).
     """
 
     def plain(text: str) -> str:
         return " ".join(text.lower().split())
 
-    by_id = {row["id"]: row["id"] for row in test_rows}
     by_question = {plain(question(row)): row["id"] for row in test_rows}
     pairs = []
     for row in rows:
-        asked = [plain(m["content"]) for m in row["conversations"] if m["role"] == "user"]
-        asked.append(plain(question(row)))
-        hit = by_id.get(row["id"]) or next(
-            (by_question[q] for q in asked if q in by_question), None
-        )
-        if hit is not None:
-            pairs.append((row["id"], hit))
+        hits = [by_question[q] for q in map(plain, _asked(row)) if q in by_question]
+        pairs += [(row["id"], hit) for hit in hits[:1]]
     return pairs
 
 
+def without(rows: "Dataset", ids: Iterable[str]) -> "Dataset":
+    """The rows whose id is not among ``ids``, in their order."""
+    unwanted = set(ids)
+    return rows.select([i for i, row_id in enumerate(rows["id"]) if row_id not in unwanted])
+
+
+def answer_words(row: dict) -> int:
+    """Words in the answers of a row: what training learns from."""
+    return sum(len(m["content"].split()) for m in row["conversations"] if m["role"] == "assistant")
+
+
 def save_selection(rows: "Dataset", source: str | Path) -> Path:
-    """Keep the chosen ids, in training order, for notebook 05."""
+    """Keep the chosen ids for notebook 05, and the file they come from.
+
+    A file inside the workspace or the course is named from there, so that a workspace on Drive also works
+    beside a newer course.
+    """
     check_count(len(rows))
-    return workspace.write_json("selection.json", {"source": str(source), "ids": list(rows["id"])})
+    source = Path(source).resolve()
+    for home in (workspace.root().resolve(), workspace.KIT):
+        if source.is_relative_to(home):
+            source = source.relative_to(home)
+            break
+    content = {"source": source.as_posix(), "ids": list(rows["id"])}
+    return workspace.write_json("selection.json", content)
 
 
 def load_selection() -> "Dataset":
@@ -335,8 +422,18 @@ def load_selection() -> "Dataset":
             "No saved selection in the workspace: the conversations with the best scores are used."
         )
         rows = select(load_conversations(OUR_POOL), advanced_key, largest_first=True)
+    elif not isinstance(saved, dict) or not (
+        isinstance(saved.get("source"), str) and isinstance(saved.get("ids"), list)
+    ):
+        raise CourseError(
+            f"{workspace.path('selection.json')} does not hold a selection.",
+            "It was probably edited by hand.",
+            "Run notebook 04 again, or delete the file to get the best of the course's pool.",
+        )
     else:
-        pool = load_conversations(saved["source"])
+        places = [home / saved["source"] for home in (workspace.root(), workspace.KIT)]
+        source = next((place for place in places if place.exists()), Path(saved["source"]))
+        pool = load_conversations(source, skip_empty_answers=True)
         place = {row_id: index for index, row_id in enumerate(pool["id"])}
         missing = [row_id for row_id in saved["ids"] if row_id not in place]
         if missing:

@@ -114,7 +114,10 @@ def gpu() -> dict[str, str]:
     command = ["nvidia-smi", f"--query-gpu={','.join(query)}", "--format=csv,noheader"]
     if not shutil.which("nvidia-smi"):
         return {}
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return {"GPU": "present, but its driver does not answer"}
     values = answer.stdout.strip().splitlines()[:1]
     if answer.returncode or not values:
         return {}
@@ -226,8 +229,9 @@ def _install(packages: list[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="machine-readable report")
+    arguments = parser.parse_args()
     report = check()
-    if parser.parse_args().json:
+    if arguments.json:
         rows = [asdict(row) | {"ok": row.ok, "fix": row.fix} for row in report.rows]
         print(json.dumps({"ok": report.ok, "machine": report.machine, "packages": rows}, indent=1))
     else:

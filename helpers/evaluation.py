@@ -159,6 +159,43 @@ def _answer(model, tokenizer, texts: list[str], settings: dict) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
+def next_token_logits(model, tokenizer, question: str, start: str = "") -> torch.Tensor:
+    """The model's scores for the token that follows ``start`` in its answer to a question.
+
+    Returns:
+        One float32 number for each token of the vocabulary (its logit), on the CPU.
+    """
+    _inference_mode(model)
+    messages = [{"role": "user", "content": question}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    batch = tokenizer([text + start], return_tensors="pt", add_special_tokens=False)
+    ids, mask = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return logits[0, -1].float().cpu()
+
+
+def candidates(
+    logits: torch.Tensor, *, temperature: float, top_p: float = 1.0, top_k: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Between which tokens sampling chooses, likeliest first, and with what probability.
+
+    As Transformers does it: divide the logits by the temperature, keep the ``top_k`` largest, then the
+    fewest of them whose probabilities reach ``top_p`` together (Holtzman et al. 2020).
+
+    Returns:
+        ``(token ids, probabilities)``; the probabilities of those that are left, which sum to 1.
+    """
+    _check_decoding(temperature, top_p, top_k)
+    kept, ids = torch.sort(logits / temperature, descending=True)
+    if top_k:
+        kept, ids = kept[:top_k], ids[:top_k]
+    probabilities = torch.softmax(kept, 0)
+    before = probabilities.cumsum(0) - probabilities
+    left = int((before < top_p).sum()) if top_p < 1 else len(ids)
+    return ids[:left], probabilities[:left] / probabilities[:left].sum()
+
+
 # ---------------------------------------------------------------------------------------- measuring
 def answer_losses(
     model, tokenizer, rows: "Dataset", *, batch_size: int = 8

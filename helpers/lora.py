@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from helpers.errors import CourseError
-from helpers.presets import MODELS, PROJECTIONS, check_whole
+from helpers.presets import MODELS, PROJECTIONS, SEED, check_whole
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -129,3 +129,34 @@ def delta_weight(layer: torch.nn.Module, adapter: str = "default") -> torch.Tens
     down = layer.lora_A[adapter].weight.float()
     up = layer.lora_B[adapter].weight.float()
     return layer.scaling[adapter] * (up @ down)
+
+
+def redraw(model: torch.nn.Module, a: float, b: float, adapter: str = "default") -> None:
+    """Draw every A and every B of an adapter anew, with the homework's seed; to try out starts.
+
+    Args:
+        model: a PEFT model.
+        a: spread of A's numbers, normally distributed around 0. With 1 a layer's output is about as large as
+            its input (a standard deviation of 1 / √columns); with 0 all are zeros.
+        b: the same for B.
+        adapter: the adapter's name.
+    """
+    torch.manual_seed(SEED)
+    for name, parameter in model.named_parameters():
+        for matrix, spread in (("lora_A", a), ("lora_B", b)):
+            if f"{matrix}.{adapter}." in name:
+                torch.nn.init.normal_(parameter, std=spread / math.sqrt(parameter.shape[1]))
+
+
+def largest_gradients(model: torch.nn.Module) -> tuple[float, float]:
+    """The largest absolute gradient in all A, and in all B, after ``loss.backward()``."""
+
+    def largest(matrix: str) -> float:
+        sizes = (
+            parameter.grad.abs().max().item()
+            for name, parameter in model.named_parameters()
+            if matrix in name and parameter.grad is not None
+        )
+        return max(sizes, default=0.0)
+
+    return largest("lora_A"), largest("lora_B")

@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from helpers import presets, workspace
 from helpers.errors import CourseError
@@ -109,9 +110,9 @@ def load(
         loaded, tokenizer = FastLanguageModel.from_pretrained(
             model_name=place, max_seq_length=max_seq_length, dtype=None, load_in_4bit=load_in_4bit
         )
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            raise
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise _loading_error(place, error) from error
     return loaded, with_template(tokenizer, template, model_name=place)
 
@@ -137,6 +138,10 @@ def with_template(tokenizer, template: str | None = None, *, model_name: str = "
 
     A base model such as Llama-2-7b never saw conversations, and its tokenizer has no template. It gets the
     one that its preset names, else Llama-2's ``[INST]`` template.
+
+    ``"llama-3.1"`` is the homework's, for comparison with its published scores. Llama-2's tokenizer does not
+    have that template's marks, so they are spelled out in many tokens, and an answer is not closed by the
+    end token: the model learns to write ``<|eot_id|>`` instead of stopping.
     """
     if template is None:
         if tokenizer.chat_template is not None:
@@ -146,7 +151,14 @@ def with_template(tokenizer, template: str | None = None, *, model_name: str = "
         ]
         template = next((name for name in named if name), "llama")
     vocabulary = len(tokenizer)
-    tokenizer = get_chat_template(tokenizer, chat_template=template, map_eos_token=False)
+    try:
+        tokenizer = get_chat_template(tokenizer, chat_template=template)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CourseError(
+            f"The template {template!r} cannot be set: {error}",
+            "Unsloth knows no template of this name, or it does not suit this tokenizer.",
+            'Use "llama" for Llama-2, or "llama-3.1" as the homework did.',
+        ) from error
     if len(tokenizer) > vocabulary:
         raise CourseError(
             f"The template {template!r} needs {len(tokenizer) - vocabulary} tokens that this tokenizer lacks.",

@@ -38,6 +38,7 @@ def loss_curve(points: Sequence[tuple[int, float]], *, smooth: int = 5) -> Figur
     mean = [sum(part) / len(part) for part in window]
     axes.plot(steps, mean, color=BLUE, linewidth=2, label=f"mean of {smooth} steps")
     axes.set(xlabel="step (one update of the adapter)", ylabel="training loss, nats a token")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
     return figure
 
@@ -73,28 +74,33 @@ def loss_svg(points: Sequence[tuple[int, float]], steps: int, caption: str) -> s
 
 
 def memory_svg(parts: Mapping[str, float], limit: float, caption: str) -> str:
-    """Memory as one stacked bar in GiB against a limit, with a legend that holds the numbers."""
-    width, left, top = 620, 10, 34
+    """Memory as one stacked bar in GiB against a limit, with a legend that holds the numbers.
+
+    Narrow enough to be read in a column of 400 pixels.
+    """
+    width, left, top, column = 440, 6, 48, 145
     total = sum(parts.values())
-    scale = (width - 2 * left) / max(total, limit * 1.08)
+    scale = (width - 2 * left) / max(total, limit * 1.04)
     bars, legend, x = [], [], left
-    for i, (name, gib) in enumerate(parts.items()):
-        colour = PARTS.get(name, GREY)
-        size = gib * scale
-        bars.append(f'<rect x="{x:.1f}" y="{top}" width="{size:.1f}" height="34" fill="{colour}"/>')
-        column, row = i % 4, i // 4
-        legend.append(
-            f'<rect x="{left + column * 152}" y="{top + 62 + row * 20}" width="10" height="10" fill="{colour}"/>'
-            f'<text x="{left + 15 + column * 152}" y="{top + 71 + row * 20}">{escape(name)} {gib:.2f}</text>'
-        )
-        x += size
+    for i, (name, gib) in enumerate([*parts.items(), ("together", total)]):
+        across, down = left + i % 3 * column, top + 54 + i // 3 * 20
+        if name in parts:
+            colour, size = PARTS.get(name, GREY), gib * scale
+            rest = f'y="{top}" width="{size:.1f}" height="34" fill="{colour}"'
+            bars.append(f'<rect x="{x:.1f}" {rest} stroke="#fff" stroke-width="0.5"/>')
+            legend.append(
+                f'<rect x="{across}" y="{down - 10}" width="11" height="11" fill="{colour}"/>'
+            )
+            x += size
+        style = "" if name in parts else ' font-weight="bold"'
+        legend.append(f'<text x="{across + 16}" y="{down}"{style}>{escape(name)} {gib:.2f}</text>')
     line = left + limit * scale
     return (
-        f'<svg viewBox="0 0 {width} 146" width="{width}" style="max-width:100%;background:#fff" role="img" '
+        f'<svg viewBox="0 0 {width} 150" width="{width}" style="max-width:100%;background:#fff" role="img" '
         f'aria-label="{escape(caption)}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
-        f'font-size="12"><text x="{left}" y="16" font-size="13">{escape(caption)}</text>{"".join(bars)}'
-        f'<path d="M{line:.1f} {top - 8}V{top + 42}" stroke="#000" stroke-width="2" stroke-dasharray="4 2"/>'
-        f'<text x="{line - 4:.1f}" y="{top + 54}" text-anchor="end">a T4 has {limit} GiB</text>'
+        f'font-size="13"><text x="{left}" y="16" font-size="14">{escape(caption)}</text>{"".join(bars)}'
+        f'<path d="M{line:.1f} {top - 8}V{top + 40}" stroke="#000" stroke-width="2" stroke-dasharray="4 2"/>'
+        f'<text x="{line + 4:.1f}" y="{top - 13}" text-anchor="end">a T4 has {limit} GiB</text>'
         f"{''.join(legend)}</svg>"
     )
 
@@ -106,7 +112,7 @@ def levels(values: Sequence[float], weights: Sequence[float]) -> Figure:
     for i, value in enumerate(values):
         axes.axvline(value, color=RED, linewidth=1, label="the 16 levels" if i == 0 else None)
     axes.set(xlabel="scaled weight", ylabel="how many weights", yticks=[])
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
 
 
@@ -166,4 +172,19 @@ def before_after(names: Sequence[str], before: Sequence, after: Sequence) -> Fig
             axes.text(x + 0.08, m.mean, f"{m.mean:.2f}", va="center")
         axes.set(title=name, xticks=[0, 1], xticklabels=["before", "after"], xlim=(-0.5, 1.6))
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def lines(
+    xs: Sequence[float], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str
+) -> Figure:
+    """One line with markers for each named series of values over ``xs``."""
+    figure, axes = _figure()
+    colours, markers = (BLUE, ORANGE, RED, GREEN), "osD^"
+    for (name, values), colour, marker in zip(series.items(), colours, markers, strict=False):
+        axes.plot(list(xs), values, marker=marker, color=colour, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    if all(isinstance(x, int) for x in xs):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
     return figure

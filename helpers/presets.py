@@ -156,15 +156,16 @@ class Choice:
 
 def check_whole(name: str, value: object, least: int) -> None:
     """Raise CourseError unless ``value`` is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        zero = "r = 0 trains nothing. " if name == "r" and value == 0 else ""
-        raise CourseError(
-            f"{zero}{name} = {value!r} is not a whole number of at least {least}.",
-            "The rank is the inner width of each adapter; common values are 4 to 64."
-            if name == "r"
-            else f"{name} counts things.",
-            f"Move the slider, or set {name} in the cell above.",
-        )
+    if not isinstance(value, bool) and isinstance(value, int) and value >= least:
+        return
+    why = f"{name} counts things."
+    if name == "r":
+        why = "The rank is the inner width of each adapter: r = 0 trains nothing, and 4 to 64 are common."
+    raise CourseError(
+        f"{name} = {value!r} is not a whole number of at least {least}.",
+        why,
+        f"Move the slider, or set {name} in the cell above.",
+    )
 
 
 @dataclass(frozen=True)

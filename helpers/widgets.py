@@ -9,14 +9,18 @@ from helpers import lora, memory, plots, presets, workspace
 from helpers.errors import CourseError
 from helpers.presets import Choice
 
-# Powers of two from 1 to 256.
-RANKS = tuple(2**n for n in range(9))
+# Powers of two: r to 512, where a T4 is too small for Llama-2-7B, and alpha to twice that.
+RANKS = tuple(2**n for n in range(10))
+ALPHAS = (*RANKS, 1024)
+# Long lines wrap in a narrow window.
+_PRE = '<pre style="white-space:pre-wrap;margin:4px 6px;line-height:1.35;font-size:12.5px">'
 
 
 class LoraSliders:
     """Sliders for r and alpha; parameters, share, scale and memory of Llama-2-7B are redrawn at once.
 
-    `show()` returns the widget. The current setting is `choice`; the button writes it for notebook 05.
+    `show()` returns the widget. The current setting is `choice`; the button "Use this" writes it for
+    notebook 05. "rows at once" is for planning only: training derives it from the machine's memory.
 
     Args:
         choice: where the sliders start.
@@ -29,21 +33,15 @@ class LoraSliders:
     ):
         self.choice = choice or Choice()
         self.model, self.sequence_length = model, sequence_length
-        wide = {"style": {"description_width": "110px"}, "layout": w.Layout(width="430px")}
-        self.r = w.SelectionSlider(options=RANKS, value=self.choice.r, description="rank r", **wide)
-        self.alpha = w.SelectionSlider(
-            options=(*RANKS, 512),
-            value=int(self.choice.lora_alpha),
-            description="lora_alpha",
-            **wide,
-        )
-        self.batch = w.SelectionSlider(
-            options=(1, 2, 4, 8), value=2, description="rows at once", **wide
-        )
-        self.same = w.Button(description="alpha = r")
-        self.twice = w.Button(description="alpha = 2r")
+        self.r = _slider("rank r", RANKS, self.choice.r)
+        alphas = (*ALPHAS, self.choice.r, 2 * self.choice.r)
+        self.alpha = _slider("lora_alpha", alphas, self.choice.lora_alpha)
+        self.batch = _slider("rows at once", (1, 2, 4, 8), 2)
+        narrow = {"layout": w.Layout(width="118px")}
+        self.same = w.Button(description="alpha = r", **narrow)
+        self.twice = w.Button(description="alpha = 2r", **narrow)
         self.use = w.Button(
-            description="Use this", button_style="primary", tooltip="Save for notebook 05"
+            description="Use this", button_style="primary", tooltip="Save for notebook 05", **narrow
         )
         self.readout = w.HTML()
         self.message = w.HTML()
@@ -61,16 +59,19 @@ class LoraSliders:
 
     def text(self) -> str:
         """The readouts as plain text: for readers without widgets, and for tests."""
-        e = self._estimate()
-        trained = lora.adapter_parameters(self.model, self.choice.r)
+        e, c = self._estimate(), self.choice
+        trained = lora.adapter_parameters(self.model, c.r, c.target_modules)
         total = lora.base_parameters(self.model) + trained
-        scale = lora.scaling(self.choice.r, self.choice.lora_alpha)
+        scale = lora.scaling(c.r, c.lora_alpha, c.use_rslora)
+        formula = "alpha / √r" if c.use_rslora else "alpha / r"
+        rows = "1 row" if self.batch.value == 1 else f"{self.batch.value} rows"
         verdict = "fits on a T4" if e.fits() else "does not fit on a T4"
         return (
-            f"r = {self.choice.r}, lora_alpha = {self.choice.lora_alpha}, rows at once = {self.batch.value}\n"
-            f"trainable parameters  {trained:,} of {total:,} = {trained / total:.2%}\n"
-            f"scale alpha / r       {scale:g}\n"
-            f"memory while training {e.total:.2f} GiB with rows of {self.sequence_length} tokens: {verdict}"
+            f"r = {c.r}, lora_alpha = {c.lora_alpha:g}\n"
+            f"trainable  {trained:,} of {total:,} = {trained / total:.2%}\n"
+            f"scale      {formula} = {scale:g}\n"
+            f"memory     {e.total:.2f} + {e.context:.2f} GiB: {verdict}\n"
+            f"           {rows} of {self.sequence_length:,} tokens at once"
         )
 
     def picture(self) -> str:
@@ -86,10 +87,11 @@ class LoraSliders:
             r=self.choice.r,
             batch_size=self.batch.value,
             sequence_length=self.sequence_length,
+            target_modules=self.choice.target_modules,
         )
 
     def _set_alpha(self, times: int) -> None:
-        self.alpha.value = min(512, times * self.r.value)
+        self.alpha.value = times * self.r.value
 
     def _moved(self, _change) -> None:
         self.choice = replace(self.choice, r=self.r.value, lora_alpha=self.alpha.value)
@@ -97,13 +99,24 @@ class LoraSliders:
         self._draw()
 
     def _draw(self) -> None:
-        self.readout.value = f"<pre>{escape(self.text())}</pre>{self.picture()}"
+        self.readout.value = f"{_PRE}{escape(self.text())}</pre>{self.picture()}"
 
     def _save(self) -> None:
         try:
             path = workspace.save_choice(self.choice)
             self.message.value = (
-                f"Saved r = {self.choice.r}, alpha = {self.choice.lora_alpha} in {path.name}."
+                f"Saved r = {self.choice.r}, alpha = {self.choice.lora_alpha:g} in {path.name}."
             )
         except CourseError as error:
             self.message.value = f"<b>{escape(str(error))}</b>"
+
+
+def _slider(name: str, options: tuple, value: float) -> w.SelectionSlider:
+    """A slider over ``options``, and ``value`` if a student chose one between them."""
+    return w.SelectionSlider(
+        options=[(f"{option:g}", option) for option in sorted({*options, value})],
+        value=value,
+        description=name,
+        style={"description_width": "92px"},
+        layout=w.Layout(width="100%", max_width="430px"),
+    )

