@@ -29,7 +29,8 @@ unit: $(READY)
 
 nbval: $(READY)
 	rm -rf build/test-workspace/runs build/test-workspace/*.json
-	$(TEST_ENV) $(PY) -m pytest --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg \
+	$(TEST_ENV) $(PY) -m pytest -p tests.notebooks.uncounted --nbval \
+	  --nbval-sanitize-with tests/notebooks/sanitize.cfg \
 	  --nbval-cell-timeout=900 -p no:cacheprovider --durations=10 notebooks
 
 lab: $(READY)

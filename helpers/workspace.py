@@ -45,7 +45,12 @@ def describe() -> str:
             f"Workspace: {folder}, gone with this machine. To keep your work, mount Google Drive first "
             "(the folder symbol on the left, then the Drive symbol) and run this cell again."
         )
-    return f"Workspace: {folder}"
+    inside = folder.resolve().is_relative_to(KIT)
+    return (
+        f"Workspace: {folder.resolve().relative_to(KIT)}/ in the course"
+        if inside
+        else f"Workspace: {folder}"
+    )
 
 
 def path(*parts: str) -> Path:

@@ -29,7 +29,7 @@ places = [here, *here.parents, here / f"lora-course-{{REF}}"]
 kit = next((place for place in places if (place / "helpers" / "presets.py").is_file()), places[-1])
 download = ["git", "clone", "--quiet", "--depth", "1", "--branch", REF, REPO, str(kit)]
 if not kit.exists() and subprocess.run(download, check=False).returncode:
-    raise SystemExit(f"{{REPO}} at {{REF}} could not be downloaded. Check the network and run this cell again.")
+    raise SystemExit(f"{{REPO}} at {{REF}} could not be downloaded: check the network, run this again.")
 sys.path.insert(0, str(kit))"""
 CHECK_THE_MACHINE = """\
 # Check this machine, and install what it lacks.
@@ -51,7 +51,7 @@ def paths() -> list[Path]:
 
 
 def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
-    """Strip execution counts, timings, widget state, progress bars and warnings; set the metadata."""
+    """Strip execution counts, timings, widget state, widgets, progress bars and warnings; set the metadata."""
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.NotebookNode({"tags": tags} if tags else {})
@@ -77,8 +77,8 @@ def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
 def _is_noise(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream":
         return output.name == "stderr"
-    # A progress bar that tqdm shows as a widget.
-    return "%|" in output.get("data", {}).get("text/plain", "")
+    # GitHub and nbval show no widgets; a progress bar of tqdm is one.
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def point_at(notebook: nbformat.NotebookNode, name: str, repo: str, ref: str) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import resource
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,25 @@ def test_a_question_is_a_text_or_a_list_of_messages(float_llama):
     assert as_text == evaluation.generate(*float_llama, [messages], max_new_tokens=6)
     before = [*messages, {"role": "assistant", "content": "So."}, {"role": "user", "content": "?"}]
     assert as_text != evaluation.generate(*float_llama, [before], max_new_tokens=6)
+
+
+def test_the_start_token_stands_once_also_where_the_tokenizer_adds_one_by_itself(float_llama):
+    """As Llama-2's tokenizer does; the template holds one already."""
+    from tokenizers.processors import TemplateProcessing
+
+    model, tokenizer = float_llama
+    eager = deepcopy(tokenizer)
+    start = (eager.bos_token, eager.bos_token_id)
+    eager.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start[0]} $A", special_tokens=[start]
+    )
+    assert eager("Why?")["input_ids"][0] == eager.bos_token_id
+    for ask in (
+        lambda tokenizer: evaluation.generate(model, tokenizer, QUESTIONS, max_new_tokens=6),
+        lambda tokenizer: evaluation.answer_losses(model, tokenizer, tiny_run.conversations(3)),
+        lambda tokenizer: evaluation.next_token_logits(model, tokenizer, "Why?").tolist(),
+    ):
+        assert ask(eager) == ask(tokenizer)
 
 
 def test_no_questions_get_no_answers(float_llama):

@@ -34,7 +34,9 @@ def test_the_sliders_start_at_the_homework_s_choice():
     sliders = LoraSliders()
     assert (sliders.r.value, sliders.alpha.value) == (16, 16)
     assert sliders.choice == Choice()
-    assert "39,976,960 of 6,778,392,576 = 0.59%" in sliders.text()
+    for shown in (sliders.text(), sliders.readout.value):
+        assert "39,976,960 of 6,778,392,576 = 0.59%" in shown
+    assert sliders.picture() in sliders.readout.value
 
 
 @pytest.mark.parametrize("slider", ["r", "alpha", "batch"])
