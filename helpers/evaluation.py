@@ -1,6 +1,5 @@
 """Answer questions in batches, measure answers, write predictions."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helpers import presets
+from helpers import presets, workspace
 from helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -86,6 +85,7 @@ def generate(
         CourseError: a decoding parameter is out of range, or even one prompt does not fit into memory.
     """
     presets.check_whole("max_new_tokens", max_new_tokens, 1)
+    presets.check_whole("batch_size", batch_size, 1)
     _check_decoding(temperature, top_p, top_k)
     messages = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
     texts = [
@@ -122,13 +122,13 @@ def generate(
 
 
 def _check_decoding(temperature: float | None, top_p: float, top_k: int) -> None:
-    if temperature is not None and not temperature > 0:
+    if temperature is not None and not (isinstance(temperature, int | float) and temperature > 0):
         raise CourseError(
-            f"temperature = {temperature} cannot be used for sampling.",
+            f"temperature = {temperature!r} cannot be used for sampling.",
             "Probabilities are divided by it on the logarithmic scale.",
             "Use a number above 0, or None for the likeliest token each time.",
         )
-    if not 0 < top_p <= 1 or top_k < 0:
+    if not 0 < top_p <= 1 or not isinstance(top_k, int) or top_k < 0:
         raise CourseError(
             f"top_p = {top_p}, top_k = {top_k} leave nothing to choose from.",
             "top_p is a probability above 0 and at most 1; top_k counts tokens, 0 for all.",
@@ -284,7 +284,7 @@ def write_predictions(
             "Each row of the test set needs one answer.",
             "Generate the answers again for all prompts.",
         )
-    path = Path(path)
+    path = Path(path).absolute()
     content = {
         row_id: {"input": prompt, "output": [answer]}
         for row_id, prompt, answer in zip(ids, prompts, answers, strict=True)
@@ -296,8 +296,10 @@ def write_predictions(
         if right
         else f"Made with {model}, not with the homework's base model {homework.hub_id}: not for handing in."
     )
-    _write_json(path, content)
-    _write_json(path.with_name(f"{path.stem}_about.json"), {"base_model": model, "note": note})
+    workspace.write_json(path, content)
+    workspace.write_json(
+        path.with_name(f"{path.stem}_about.json"), {"base_model": model, "note": note}
+    )
     print(f"{len(answers)} answers in {path.name}. {note}")
     return path
 
@@ -316,17 +318,4 @@ def write_training_config(path: str | Path, record: dict) -> Path:
         "lr_scheduler_type": presets.TRAINING["lr_scheduler_type"],
         "seed": presets.TRAINING["seed"],
     }
-    return _write_json(Path(path), content)
-
-
-def _write_json(path: Path, content: object) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise CourseError(
-            f"{path} could not be written: {error.strerror}.",
-            "The disk may be full, or the folder read-only.",
-            "Free some space or choose another path; the answers are still in this notebook.",
-        ) from error
-    return path
+    return workspace.write_json(Path(path).absolute(), content)

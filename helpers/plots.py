@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -148,7 +149,7 @@ def pool(
     height = [score + rng.uniform(-0.28, 0.28) for score in scores]
     figure, axes = _figure(height=3.8)
     axes.plot(words, height, ".", color="#bbbbbb", label="the pool")
-    styles = zip((RED, BLUE, GREEN), ("x", "o", "^"), strict=True)
+    styles = cycle(zip((RED, BLUE, GREEN, PURPLE), ("x", "o", "^", "s"), strict=True))
     for (name, chosen), (colour, marker) in zip(picks.items(), styles, strict=False):
         axes.plot(
             [words[i] for i in chosen], [height[i] for i in chosen], marker, color=colour,
@@ -162,10 +163,10 @@ def pool(
 def before_after(names: Sequence[str], before: Sequence, after: Sequence) -> Figure:
     """Two measures each (mean with interval), before and after training, one panel a quantity."""
     figure, all_axes = plt.subplots(
-        1, len(names), figsize=(3.4 * len(names), 3), layout="constrained"
+        1, len(names), figsize=(3.4 * len(names), 3), layout="constrained", squeeze=False
     )
     plt.close(figure)
-    for axes, name, *pair in zip(all_axes, names, before, after, strict=True):
+    for axes, name, *pair in zip(all_axes[0], names, before, after, strict=True):
         for x, (m, colour) in enumerate(zip(pair, (GREY, BLUE), strict=True)):
             error = [[m.mean - m.low], [m.high - m.mean]]
             axes.errorbar([x], [m.mean], yerr=error, fmt="o", color=colour, capsize=6, markersize=8)
@@ -180,8 +181,8 @@ def lines(
 ) -> Figure:
     """One line with markers for each named series of values over ``xs``."""
     figure, axes = _figure()
-    colours, markers = (BLUE, ORANGE, RED, GREEN), "osD^"
-    for (name, values), colour, marker in zip(series.items(), colours, markers, strict=False):
+    styles = cycle(zip((BLUE, ORANGE, RED, GREEN), "osD^", strict=True))
+    for (name, values), (colour, marker) in zip(series.items(), styles, strict=False):
         axes.plot(list(xs), values, marker=marker, color=colour, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     if all(isinstance(x, int) for x in xs):

@@ -264,9 +264,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint; half-written ones are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     while found:
-        if (found[-1] / "trainer_state.json").exists():
+        try:
+            json.loads((found[-1] / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(found.pop())
+        else:
             return found[-1]
-        shutil.rmtree(found.pop())
     return None
 
 

@@ -53,7 +53,7 @@ def describe() -> str:
     )
 
 
-def path(*parts: str) -> Path:
+def path(*parts: str | Path) -> Path:
     """A path inside the workspace."""
     return root().joinpath(*parts)
 
@@ -69,8 +69,8 @@ def need_space(gib: float, purpose: str) -> None:
         )
 
 
-def write_json(name: str, content: object) -> Path:
-    """Write a JSON file in one step: a crash leaves the old file or the new one, never half of one."""
+def write_json(name: str | Path, content: object) -> Path:
+    """Write a JSON file, named from the workspace, in one step: a crash leaves the old file or the new one, never half of one."""
     target = path(name)
     partial = target.with_suffix(".partial")
     try:

@@ -168,7 +168,6 @@ def test_decoding_that_means_nothing_is_refused_and_named(float_llama, change, n
     assert named in caught.value.what
 
 
-@pytest.mark.xfail(strict=True, reason="these values reach Python's and Transformers' own errors")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -516,7 +515,6 @@ def test_a_full_disk_is_refused_and_named(tmp_path, which):
     assert str(path) in str(caught.value) and "disk" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="the old file is emptied before the new one is written")
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_full_disk_leaves_the_earlier_file_as_it_was(tmp_path, which):
     path = tmp_path / "out.json"

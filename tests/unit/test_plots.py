@@ -147,7 +147,6 @@ def test_the_pool_looks_the_same_each_time():
     assert list(first.get_ydata()) == list(second.get_ydata())
 
 
-@pytest.mark.xfail(strict=True, reason="a fourth selection is left out in silence")
 def test_every_selection_of_the_pool_is_drawn():
     picks = {name: [0] for name in ("simple", "advanced", "mine", "yours")}
     axes = plots.pool([1], [2.0], picks).axes[0]
@@ -166,7 +165,6 @@ def test_lines_show_each_series_under_its_name():
     assert axes.get_ylim()[0] == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a fifth series is left out in silence")
 def test_every_series_is_drawn():
     series = {name: [1.0] for name in "ABCDE"}
     assert legend(plots.lines([1], series, "x", "y").axes[0]) == list(series)
@@ -183,7 +181,6 @@ def test_before_and_after_stand_side_by_side_with_their_intervals():
     assert [text.get_text() for text in loss.texts] == ["3.00", "1.00"]
 
 
-@pytest.mark.xfail(strict=True, reason="subplots(1, 1) gives one Axes, not a list")
 def test_a_single_quantity_before_and_after_can_be_drawn():
     one = Measure(3.0, 2.5, 3.25, 10)
     assert error_bars(plots.before_after(["loss"], [one], [one]).axes[0]) == 2 * [(3.0, 2.5, 3.25)]
