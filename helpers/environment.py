@@ -211,7 +211,7 @@ def _install(packages: list[str]) -> None:
             "Run this cell again; what is already installed stays.",
         )
     importlib.invalidate_caches()
-    moved = [name for name in UNTOUCHED if version(name) != before[name]]
+    moved = [name for name in UNTOUCHED if before[name] not in (None, version(name))]
     if moved:
         raise CourseError(
             f"The installation changed {', '.join(moved)}.",

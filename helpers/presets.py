@@ -1,5 +1,6 @@
 """The course's fixed data: models, sizes, the T4's limits, the homework's defaults. Standard library only."""
 
+import math
 import os
 from dataclasses import asdict, dataclass, field
 
@@ -113,7 +114,8 @@ class Choice:
     learning_rate: float | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        if isinstance(self.target_modules, list | tuple):
+            object.__setattr__(self, "target_modules", tuple(self.target_modules))
         whole = {"r": 1, "max_seq_length": 8, "batch_size": 1}
         for name, least in whole.items():
             check_whole(name, getattr(self, name), least)
@@ -129,22 +131,24 @@ class Choice:
             value = getattr(self, name)
             if name == "learning_rate" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            if not _is_number(value) or value <= 0:
                 raise CourseError(
                     f"{name} = {value!r} is not a number above 0.",
                     "Nothing would be trained with it.",
                     f"Set {name} to a positive number in the cell above.",
                 )
-        if not 0 <= self.lora_dropout < 1:
+        if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
             raise CourseError(
                 f"lora_dropout = {self.lora_dropout!r} is not between 0 and 1.",
                 "It is the share of adapter inputs that are dropped at random in each step.",
                 "Use 0, the value Unsloth's fast path is made for.",
             )
-        unknown = [name for name in self.target_modules if name not in PROJECTIONS]
-        if unknown or not self.target_modules:
+        modules = self.target_modules
+        known = isinstance(modules, tuple) and all(name in PROJECTIONS for name in modules)
+        if not known or not modules:
+            named = list(modules) if isinstance(modules, tuple) else modules
             raise CourseError(
-                f"target_modules = {list(self.target_modules)} cannot be adapted.",
+                f"target_modules = {named!r} cannot be adapted.",
                 f"A Llama block has these linear layers: {', '.join(PROJECTIONS)}.",
                 "Choose one or more of them.",
             )
@@ -152,6 +156,11 @@ class Choice:
     def to_dict(self) -> dict:
         """A dict that JSON can hold."""
         return asdict(self) | {"target_modules": list(self.target_modules)}
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def check_whole(name: str, value: object, least: int) -> None:

@@ -22,7 +22,7 @@ HELPERS = {
     "data": set(),
     "lora": {"torch"},
     "memory": {"torch"},
-    "models": {"unsloth", "torch"},
+    "models": {"unsloth", "torch", "safetensors"},
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},
     "plots": {"matplotlib"},
