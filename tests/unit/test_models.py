@@ -169,11 +169,10 @@ def test_a_file_that_is_json_of_something_else_or_cut_off_is_refused(folder, nam
     assert str(folder) in refusal(models.load, folder, max_seq_length=128)
 
 
-@pytest.mark.xfail(strict=True, reason="transformers fills what does not fit with random numbers")
-def test_weights_of_another_shape_than_the_config_s_are_refused(folder):
+def test_weights_of_another_shape_than_the_config_s_are_refused_in_16_bits(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 32}))
-    assert str(folder) in refusal(models.load, folder, max_seq_length=128)
+    assert str(folder) in refusal(models.load, folder, max_seq_length=128, load_in_4bit=False)
 
 
 # --------------------------------------------------------------------------------- chat templates
