@@ -70,7 +70,10 @@ def need_space(gib: float, purpose: str) -> None:
 
 
 def write_json(name: str | Path, content: object) -> Path:
-    """Write a JSON file, named from the workspace, in one step: a crash leaves the old file or the new one, never half of one."""
+    """Write a JSON file, named from the workspace, in one step.
+
+    A crash or a full disk leaves the old file or the new one, never half of one.
+    """
     target = path(name)
     partial = target.with_suffix(".partial")
     try:

@@ -2,14 +2,13 @@
 
 import json
 import math
-import resource
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import tiny_run
 import torch
+from full_disk import files_limited_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,17 +33,6 @@ def float_llama(tiny_llama):
     """The tiny Llama in float32, where sums do not depend on what else is in the batch."""
     model, tokenizer = models.load(tiny_llama, max_seq_length=512, load_in_4bit=False)
     return model.float(), tokenizer
-
-
-@contextmanager
-def files_limited_to(size: int):
-    """As on a full disk, writing stops in the middle: no file may grow above ``size`` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # ---------------------------------------------------------------------------------------- answering

@@ -1,10 +1,9 @@
 """The workspace: where it is, and that nothing in it is ever half-written."""
 
-import resource
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from full_disk import files_limited_to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,17 +16,6 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab"), inner, max_size=3),
     max_leaves=8,
 )
-
-
-@contextmanager
-def files_limited_to(size: int):
-    """As on a full disk, writing stops in the middle: no file may grow above ``size`` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
