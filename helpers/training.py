@@ -18,7 +18,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from helpers import data, lora, memory, models, presets, workspace
+from helpers import data, lora, memory, models, presets, selection, workspace
 from helpers.errors import CourseError
 from helpers.presets import Choice
 
@@ -101,7 +101,7 @@ def build_trainer(
         choice: rank, alpha, batch, epochs and so on.
         folder: where checkpoints go, and the adapter at the end.
     """
-    data.check_count(len(conversations))
+    selection.check_count(len(conversations))
     longest = max(data.check_lengths(conversations, tokenizer, choice.max_seq_length))
     rows = data.to_prompt_completion(conversations)
     rows_at_once = micro_batch(model, choice, longest)
@@ -247,7 +247,7 @@ def finished_run() -> Run:
             f"The run {run.folder.name} belongs to {run.record.get('model')}, and this machine uses "
             f"{model_name}: training one for it now, as notebook 05 does."
         )
-    choice, conversations = workspace.load_choice(), data.load_selection()
+    choice, conversations = workspace.load_choice(), selection.load_selection()
     model, tokenizer = models.load(max_seq_length=choice.max_seq_length)
     model = add_adapter(model, choice)
     folder = run_folder(choice, conversations)

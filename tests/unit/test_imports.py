@@ -20,6 +20,7 @@ HELPERS = {
     "environment": set(),
     "workspace": set(),
     "data": set(),
+    "selection": set(),
     "lora": {"torch"},
     "memory": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
@@ -28,7 +29,7 @@ HELPERS = {
     "plots": {"matplotlib"},
     "widgets": {"ipywidgets"},
 }
-STANDARD_LIBRARY_ONLY = ["errors", "presets", "environment", "workspace", "data"]
+STANDARD_LIBRARY_ONLY = ["errors", "presets", "environment", "workspace", "data", "selection"]
 UNSLOTH_MUST_COME_BEFORE = {"transformers", "trl", "peft"}
 HEAVY = UNSLOTH_MUST_COME_BEFORE | {"unsloth", "datasets"}
 LIGHT = [name for name in HELPERS if name not in ("models", "training")]

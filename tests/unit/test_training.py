@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import data, evaluation, lora, models, training
+from helpers import data, evaluation, lora, models, selection, training
 from helpers import workspace as places
 from helpers.errors import CourseError
 from helpers.presets import TRAINING, Choice
@@ -201,7 +201,9 @@ def test_two_rows_four_times_train_like_eight_rows_once(workspace):
     for rows_at_once in (2, 8):
         choice = replace(tiny_run.CHOICE, batch_size=8, micro_batch=rows_at_once, epochs=1)
         # Answers of different lengths: each token counts the same, not each row.
-        rows = data.select(tiny_run.conversations(100), data.words, largest_first=True, limit=16)
+        rows = selection.select(
+            tiny_run.conversations(100), selection.words, largest_first=True, limit=16
+        )
         run = tiny_run.fit(rows, choice).run
         assert run.record["micro_batch"] == rows_at_once
         found.append([loss for _, loss in training.losses(run.folder)])
@@ -454,7 +456,7 @@ def test_the_latest_run_is_used_if_it_is_this_machine_s_model_s(workspace, train
 def test_without_a_run_one_is_trained_from_the_saved_choice_and_selection(workspace, capsys):
     choice = replace(tiny_run.CHOICE, epochs=1)
     places.save_choice(choice)
-    data.save_selection(tiny_run.conversations(8), data.OUR_POOL)
+    selection.save_selection(tiny_run.conversations(8), data.OUR_POOL)
     run = training.finished_run()
     assert run == training.latest_run()
     assert run.record["choice"]["r"] == 4 and len(run.record["ids"]) == 8
@@ -466,6 +468,6 @@ def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_
     other = shutil.copytree(tiny_llama, tmp_path / "another-model")
     monkeypatch.setenv("COURSE_MODEL", str(other))
     places.save_choice(replace(tiny_run.CHOICE, epochs=1))
-    data.save_selection(tiny_run.conversations(4), data.OUR_POOL)
+    selection.save_selection(tiny_run.conversations(4), data.OUR_POOL)
     run = training.finished_run()
     assert run.record["model"] == str(other) and run.folder.name != trained.run.folder.name

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from helpers import data, models, training
+from helpers import data, models, selection, training
 from helpers.presets import Choice
 
 CHOICE = Choice(r=4, lora_alpha=8, max_seq_length=512, batch_size=4, epochs=3, learning_rate=0.01)
@@ -24,7 +24,9 @@ class Fitted(NamedTuple):
 
 def conversations(limit: int = ROWS):
     """The shortest of the course's conversations: the tiny Llama's tokens are short, its memory too."""
-    return data.select(data.load_conversations(data.OUR_POOL), data.simple_key, limit=limit)
+    return selection.select(
+        data.load_conversations(data.OUR_POOL), selection.simple_key, limit=limit
+    )
 
 
 def build(rows=None, choice: Choice = CHOICE, folder: Path | None = None, template=None):

@@ -1,0 +1,243 @@
+"""Choosing and ordering conversations, and keeping the choice."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rows import TRAINING_ROW, conversation, dataset, refusal, short_rows, write
+
+from helpers import data, selection
+
+few = settings(max_examples=25)
+
+# -------------------------------------------------------------------------------------- sorting, choosing
+
+
+@given(st.lists(st.lists(st.text("ab1.é", min_size=1), min_size=1), min_size=1, max_size=4))
+def test_words_are_counted_over_all_messages(messages):
+    row = conversation("a", *(" \n ".join(texts) for texts in messages))
+    assert (
+        selection.words(row) == selection.simple_key(row) == sum(len(texts) for texts in messages)
+    )
+
+
+def test_answer_words_are_those_of_the_assistant():
+    assert selection.answer_words(conversation("a", "one two", "three", "four", "five six")) == 3
+    assert selection.answer_words(conversation("a", "one two")) == 0
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.floats(0, 10))
+def test_the_advanced_key_is_the_homeworks_formula(asked, answered, score):
+    row = conversation("a", "q " * asked, "a " * answered, score=score)
+    assert selection.advanced_key(row) == 1e-5 * (asked + answered) + score
+
+
+def test_the_advanced_key_needs_a_score():
+    message = refusal(selection.advanced_key, conversation("lonely", "q", "a"))
+    assert "'lonely' has no score" in message
+    assert "simple_key" in message
+
+
+@few
+@given(short_rows, st.sampled_from([selection.simple_key, selection.advanced_key]), st.booleans())
+def test_rows_are_ordered_by_the_key_and_equal_ones_keep_their_order(rows, key, largest_first):
+    chosen = selection.select(dataset(*rows), key, largest_first=largest_first)
+    assert sorted(chosen["id"]) == sorted(row["id"] for row in rows)
+    sign = -1 if largest_first else 1
+    order = [(sign * key(row), int(row["id"])) for row in chosen]
+    assert order == sorted(order)
+
+
+@few
+@given(short_rows, st.integers(1, 100))
+def test_the_limit_keeps_the_first_rows_of_the_order(rows, limit):
+    pool = dataset(*rows)
+    chosen = selection.select(pool, selection.simple_key, limit=limit)
+    assert chosen["id"] == selection.select(pool, selection.simple_key)["id"][:limit]
+    assert len(chosen) == min(limit, len(rows))
+
+
+def test_a_key_of_ones_own_works():
+    rows = dataset(conversation("a", "one two", "x"), conversation("b", "one", "x y z"))
+    assert selection.select(rows, lambda row: len(row["conversations"][0]["content"]))["id"] == [
+        "b",
+        "a",
+    ]
+
+
+def test_more_than_100_rows_are_cut_to_100_by_default():
+    rows = dataset(*(conversation(str(i), "q", "a") for i in range(101)))
+    assert selection.select(rows, selection.simple_key)["id"] == [str(i) for i in range(100)]
+
+
+@given(st.integers(max_value=0) | st.integers(min_value=101))
+def test_no_limit_outside_1_to_100_is_accepted(limit):
+    rows = dataset(conversation("a", "q", "a"))
+    message = refusal(selection.select, rows, selection.simple_key, limit=limit)
+    assert message.startswith(f"{limit} conversations were chosen")
+    assert "1 to 100" in message
+
+
+# ---------------------------------------------------------------------------------------------- overlap
+ASKED = "Name a river in  Africa."
+
+
+@pytest.mark.parametrize("train_preamble", [False, True])
+@pytest.mark.parametrize("test_preamble", [False, True])
+def test_the_same_question_is_found_with_and_without_the_preamble(train_preamble, test_preamble):
+    train = dataset(conversation("a", "Other", "x"), conversation("b", ASKED, "The Nile."))
+    test = dataset(conversation("t", "name a RIVER in Africa. "))
+    train = data.with_preamble(train) if train_preamble else train
+    test = data.with_preamble(test) if test_preamble else test
+    assert selection.overlap(train, test) == [("b", "t")]
+
+
+def test_the_same_id_alone_is_no_overlap():
+    train = dataset(conversation("identity_47214", "How?", "So."))
+    assert selection.overlap(train, dataset(conversation("identity_47214", "Why?"))) == []
+
+
+def test_different_questions_do_not_overlap():
+    train = dataset(conversation("a", "How?", "So."), conversation("b", "Name a river in", "x"))
+    assert selection.overlap(train, dataset(conversation("t", ASKED))) == []
+
+
+@pytest.mark.parametrize(
+    "texts", [(ASKED, "The Nile.", "Another?", "The Congo."), ("Hi.", "Hello.", ASKED, "The Nile.")]
+)
+def test_a_test_question_is_found_in_any_turn(texts):
+    assert selection.overlap(
+        dataset(conversation("a", *texts)), dataset(conversation("t", ASKED))
+    ) == [("a", "t")]
+
+
+def test_a_test_question_is_found_in_a_first_turn_that_has_the_preamble():
+    train = data.with_preamble(
+        dataset(conversation("a", ASKED, "The Nile.", "Another?", "The Congo."))
+    )
+    assert selection.overlap(train, dataset(conversation("t", ASKED))) == [("a", "t")]
+
+
+def test_overlapping_rows_are_removed_and_the_others_keep_their_order():
+    rows = dataset(*(conversation(name, f"question {name}", "x") for name in "abcd"))
+    test = dataset(conversation("t", "Question B"), conversation("u", "QUESTION D"))
+    pairs = selection.overlap(rows, test)
+    assert pairs == [("b", "t"), ("d", "u")]
+    assert selection.without(rows, [row_id for row_id, _ in pairs])["id"] == ["a", "c"]
+    assert selection.without(rows, [])["id"] == list("abcd")
+
+
+def test_the_courses_own_pool_and_heldout_rows_do_not_overlap():
+    pool = data.load_conversations(data.OUR_POOL)
+    assert selection.overlap(pool, data.load_conversations(data.OUR_HELDOUT)) == []
+    assert selection.overlap(pool, data.load_conversations(data.OUR_TEST_SET)) == []
+
+
+# ------------------------------------------------------------------------------------ the chosen rows
+@pytest.fixture
+def full_size(monkeypatch):
+    monkeypatch.setenv("COURSE_SIZE", "full")
+
+
+@pytest.fixture
+def pool_file(tmp_path):
+    rows = [conversation(f"c{i}", f"question {i}", "answer", score=1.0) for i in range(120)]
+    return write(tmp_path, rows, "pool.json")
+
+
+def test_a_saved_selection_comes_back_in_its_order(workspace, full_size, pool_file, capsys):
+    chosen = data.load_conversations(pool_file).select([5, 3, 100])
+    selection.save_selection(chosen, pool_file)
+    assert selection.load_selection().to_list() == chosen.to_list()
+    assert "3 conversations from pool.json" in capsys.readouterr().out
+
+
+def test_a_selection_survives_a_reordered_file(workspace, full_size, pool_file):
+    selection.save_selection(data.load_conversations(pool_file).select([5, 3, 100]), pool_file)
+    pool_file.write_text(json.dumps(json.loads(pool_file.read_text())[::-1]))
+    assert selection.load_selection()["id"] == ["c5", "c3", "c100"]
+
+
+def test_a_selection_from_a_file_in_the_workspace_survives_a_move_of_the_workspace(
+    workspace, full_size, monkeypatch
+):
+    workspace.mkdir()
+    pool = write(workspace, [TRAINING_ROW], "mine.json")
+    selection.save_selection(data.load_conversations(pool), pool)
+    moved = workspace.rename(workspace.with_name("moved"))
+    monkeypatch.setenv("COURSE_WORKSPACE", str(moved))
+    assert selection.load_selection().to_list() == [TRAINING_ROW]
+
+
+def test_a_selection_from_the_courses_pool_names_no_place_on_this_machine(workspace):
+    kept = selection.save_selection(
+        data.load_conversations(data.OUR_POOL).select([0]), data.OUR_POOL
+    )
+    assert json.loads(kept.read_text())["source"] == "data/conversations.json"
+
+
+def test_ids_that_are_gone_from_the_file_are_refused_and_the_selection_is_kept(
+    workspace, full_size, pool_file
+):
+    kept = selection.save_selection(data.load_conversations(pool_file).select([5, 3]), pool_file)
+    before = kept.read_bytes()
+    pool_file.write_text(json.dumps(json.loads(pool_file.read_text())[:5]))
+    message = refusal(selection.load_selection)
+    assert f"1 chosen ids, such as 'c5', are not in {pool_file}" in message
+    assert "Run notebook 04 again" in message
+    assert kept.read_bytes() == before
+
+
+def test_a_selection_whose_file_is_gone_is_refused(workspace, full_size, pool_file):
+    selection.save_selection(data.load_conversations(pool_file).select([5]), pool_file)
+    pool_file.unlink()
+    assert f"There is no file {pool_file}" in refusal(selection.load_selection)
+
+
+@pytest.mark.parametrize("count", [0, 101])
+def test_a_selection_of_none_or_more_than_100_is_refused_and_the_earlier_one_kept(
+    workspace, pool_file, count
+):
+    pool = data.load_conversations(pool_file)
+    kept = selection.save_selection(pool.select([5]), pool_file)
+    before = kept.read_bytes()
+    message = refusal(selection.save_selection, pool.select(range(count)), pool_file)
+    assert message.startswith(f"{count} conversations were chosen")
+    assert kept.read_bytes() == before
+
+
+def test_a_selection_that_was_edited_to_more_than_100_is_refused(workspace, full_size, pool_file):
+    kept = selection.save_selection(data.load_conversations(pool_file).select([5]), pool_file)
+    ids = [f"c{i}" for i in range(101)]
+    kept.write_text(json.dumps({"source": str(pool_file), "ids": ids}))
+    assert refusal(selection.load_selection).startswith("101 conversations were chosen")
+
+
+@pytest.mark.parametrize("content", [[], {"ids": ["c1"]}, {"source": "pool.json"}])
+def test_a_selection_that_lacks_its_parts_is_refused(workspace, full_size, content):
+    workspace.mkdir()
+    (workspace / "selection.json").write_text(json.dumps(content))
+    assert "selection.json" in refusal(selection.load_selection)
+
+
+def test_without_a_selection_the_best_of_the_courses_pool_are_used_and_named(
+    workspace, full_size, capsys
+):
+    rows = selection.load_selection()
+    assert len(rows) == 100
+    assert set(rows["score"]) == {5.0}
+    assert "No saved selection" in capsys.readouterr().out
+
+
+def test_the_test_size_takes_fewer_from_the_whole_selection(workspace, pool_file, monkeypatch):
+    monkeypatch.setenv("COURSE_SIZE", "test")
+    pool = data.load_conversations(pool_file)
+    selection.save_selection(pool.select(range(100)), pool_file)
+    numbers = [int(row_id[1:]) for row_id in selection.load_selection()["id"]]
+    assert len(numbers) == 24
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] == 0
+    assert numbers[-1] > 90
+    selection.save_selection(pool.select([7, 2]), pool_file)
+    assert selection.load_selection()["id"] == ["c7", "c2"]
