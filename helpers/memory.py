@@ -31,6 +31,8 @@ BUFFERS_GIB = 0.43
 # and its gradients, in all about this many bytes a logit. Fitted to one measured pair of batches.
 BYTES_PER_LOGIT = 18
 
+# Tokens at once beyond which a step gets hardly faster for each token: see `tests/gpu/results.json`.
+BUSY_TOKENS = 4096
 
 # Tokens a second that a T4 trains of a 7B model in 4 bits. An estimate: 6 operations a parameter and
 # token (forward, recomputation and backward, Kaplan et al. 2020) at 10 to 30 % of the T4's 65 TFLOP/s.
@@ -135,18 +137,36 @@ def estimate(
 
 
 def micro_batch(
-    config: "PretrainedConfig | str", *, r: int, batch_size: int, sequence_length: int, gib: float
+    config: "PretrainedConfig | str",
+    *,
+    r: int,
+    batch_size: int,
+    sequence_length: int,
+    gib: float,
+    target_modules: Sequence[str] = PROJECTIONS,
 ) -> int:
-    """The largest micro-batch that divides ``batch_size`` and is predicted to fit into ``gib`` GiB.
+    """The smallest micro-batch that keeps a GPU busy, as far as it is predicted to fit into ``gib`` GiB.
 
-    Larger micro-batches need fewer, fuller steps for the same update. At least 1, also where nothing fits.
+    It divides ``batch_size``. Larger micro-batches need fewer, fuller steps for the same update; beyond
+    `BUSY_TOKENS` at once they only cost memory. At least 1, also where nothing fits.
     """
-    for rows in range(batch_size, 0, -1):
-        if batch_size % rows == 0:
-            needed = estimate(config, r=r, batch_size=rows, sequence_length=sequence_length)
-            if needed.fits(gib):
-                return rows
-    return 1
+    best = 1
+    for rows in range(1, batch_size + 1):
+        if batch_size % rows:
+            continue
+        needed = estimate(
+            config,
+            r=r,
+            batch_size=rows,
+            sequence_length=sequence_length,
+            target_modules=target_modules,
+        )
+        if not needed.fits(gib):
+            break
+        best = rows
+        if rows * sequence_length >= BUSY_TOKENS:
+            break
+    return best
 
 
 def minutes_on_t4(config: "PretrainedConfig | str", tokens: int) -> tuple[float, float]:

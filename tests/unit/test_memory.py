@@ -119,8 +119,8 @@ def test_4_bit_weights_are_the_measured_ones():
 
 # ---------------------------------------------------------------------------------- micro-batch
 @quick
-@given(ranks, rows, st.integers(1, 2048), st.floats(1, 80))
-def test_the_micro_batch_divides_the_batch_and_is_the_largest_that_fits(r, batch, length, gib):
+@given(ranks, rows, st.integers(1, 4096), st.floats(1, 80))
+def test_the_micro_batch_is_the_smallest_busy_one_or_the_largest_that_fits(r, batch, length, gib):
     def fits(count: int) -> bool:
         return memory.estimate("llama-2-7b", r=r, batch_size=count, sequence_length=length).fits(
             gib
@@ -129,8 +129,17 @@ def test_the_micro_batch_divides_the_batch_and_is_the_largest_that_fits(r, batch
     chosen = memory.micro_batch(
         "llama-2-7b", r=r, batch_size=batch, sequence_length=length, gib=gib
     )
-    divisors = [count for count in range(1, batch + 1) if batch % count == 0]
-    assert chosen == max((count for count in divisors if fits(count)), default=1)
+    fitting = [count for count in range(1, batch + 1) if batch % count == 0 and fits(count)]
+    busy = [count for count in fitting if count * length >= memory.BUSY_TOKENS]
+    assert chosen == min(busy, default=max(fitting, default=1))
+
+
+def test_fewer_target_modules_leave_room_for_a_larger_micro_batch():
+    tight = memory.estimate("llama-2-7b", r=256, batch_size=1, sequence_length=512).total + 0.5
+    setting = {"r": 256, "batch_size": 8, "sequence_length": 512, "gib": tight}
+    assert memory.micro_batch("llama-2-7b", **setting) < memory.micro_batch(
+        "llama-2-7b", target_modules=("q_proj",), **setting
+    )
 
 
 def test_where_nothing_fits_one_row_is_still_tried():

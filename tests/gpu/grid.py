@@ -1,0 +1,127 @@
+"""Measure what training takes on a GPU with a T4's memory, beside what the planner predicts.
+
+`COURSE_T4=1 python tests/gpu/grid.py`: for each set-up one or two real training steps, and the peak of
+`torch.cuda.max_memory_reserved()`. A set-up that does not fit is recorded as such. The CUDA context is what
+the driver counts for this process beyond PyTorch's own memory, at the end of all.
+"""
+
+import gc
+import tempfile
+import time
+from pathlib import Path
+
+import common
+
+USED_BEFORE = common.used_gib()
+from helpers import models, training  # isort: skip  (Unsloth first)
+
+import torch
+from trl import SFTTrainer
+
+from helpers import memory, presets
+
+SEVEN = presets.PROJECTIONS
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+QUERY_VALUE = ("q_proj", "v_proj")
+# folder, preset or shape, 4 bits, r, target modules, then (rows, tokens) from small to large: buffers that
+# Unsloth keeps between steps never come from a larger set-up than the one that is measured.
+GRID = [
+    ("llama-2-7b-bnb-4bit", True, 4, SEVEN, [(1, 512), (2, 2048)]),
+    (
+        "llama-2-7b-bnb-4bit",
+        True,
+        16,
+        SEVEN,
+        [(1, 256), (2, 512), (8, 192), (1, 2048), (8, 512), (2, 2048), (4, 1536), (4, 2048)]
+        + [(8, 2048)],
+    ),
+    ("llama-2-7b-bnb-4bit", True, 64, SEVEN, [(2, 512), (2, 2048), (8, 1024)]),
+    ("llama-2-7b-bnb-4bit", True, 128, SEVEN, [(1, 512), (2, 2048)]),
+    ("llama-2-7b-bnb-4bit", True, 256, SEVEN, [(1, 512), (2, 1024)]),
+    ("llama-2-7b-bnb-4bit", True, 16, QUERY_VALUE, [(2, 512), (2, 2048), (8, 1024)]),
+    ("llama-2-7b-bnb-4bit", True, 64, ATTENTION, [(2, 512), (4, 2048)]),
+    ("llama-3.2-3b-bnb-4bit", True, 16, SEVEN, [(1, 512), (2, 2048), (8, 1024)]),
+    ("llama-3.2-3b-bnb-4bit", True, 128, SEVEN, [(2, 2048)]),
+    ("llama-2-7b", False, 16, SEVEN, [(1, 512), (2, 2048)]),
+]
+
+
+def peak(model, tokenizer, choice: presets.Choice, rows: int, tokens: int) -> dict:
+    """Train two steps; the peak in GiB, or why there is none."""
+    release()
+    torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        config = training.build_config(choice, rows, rows, Path(folder))
+        config.max_length, config.max_steps, config.save_strategy = tokens, 2, "no"
+        data = common.long_rows(2 * rows, 2 * tokens)
+        try:
+            trainer = SFTTrainer(
+                model=model, processing_class=tokenizer, train_dataset=data, args=config
+            )
+            training.prepare(trainer)
+            seen = trainer.train().training_loss
+        except torch.cuda.OutOfMemoryError:
+            return {"fits": False}
+    gib = torch.cuda.max_memory_reserved() / common.GIB
+    return {"fits": True, "measured_gib": round(gib, 3), "loss": round(seen, 3)}
+
+
+def release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def measure(folder: str, four_bits: bool, r: int, targets: tuple, set_ups: list) -> list[dict]:
+    """All set-ups of one adapter."""
+    started = time.perf_counter()
+    choice = presets.Choice(r=r, target_modules=targets, lora_alpha=r)
+    model, tokenizer = models.load(common.MODELS / folder, load_in_4bit=four_bits)
+    config = model.config
+    model = training.add_adapter(model, choice)
+    found = []
+    for rows, tokens in set_ups:
+        predicted = memory.estimate(
+            config,
+            r=r,
+            batch_size=rows,
+            sequence_length=tokens,
+            target_modules=targets,
+            load_in_4bit=four_bits,
+        ).total
+        about = {"model": folder, "bits": 4 if four_bits else 16, "r": r, "targets": list(targets)}
+        about |= {"rows": rows, "tokens": tokens, "predicted_gib": round(predicted, 3)}
+        found.append(about | peak(model, tokenizer, choice, rows, tokens))
+        print(found[-1], flush=True)
+    print(f"{time.perf_counter() - started:.0f} s for r = {r}", flush=True)
+    return found
+
+
+def main() -> None:
+    points = []
+    for case in GRID:
+        try:
+            points += measure(*case)
+        except torch.cuda.OutOfMemoryError:
+            points.append({"model": case[0], "r": case[2], "fits": False, "loading": True})
+        release()
+        common.save("grid", {"points": points})
+    context = common.used_gib() - USED_BEFORE - torch.cuda.memory_reserved() / common.GIB
+    common.save("grid", {"points": points, "context_gib": round(context, 3)})
+    rows = [["model", "bits", "r", "targets", "rows", "tokens", "predicted", "measured", "off %"]]
+    for p in points:
+        if "rows" not in p:
+            rows.append([p["model"], "", p["r"], "", "", "", "", "no room to load", ""])
+            continue
+        gib = p.get("measured_gib")
+        off = f"{100 * (p['predicted_gib'] / gib - 1):+.1f}" if gib else ""
+        rows.append(
+            [p["model"], p["bits"], p["r"], len(p["targets"]), p["rows"], p["tokens"]]
+            + [p["predicted_gib"], gib or "no room", off]
+        )
+    common.table(rows)
+    print(f"CUDA context {context:.3f} GiB")
+
+
+if __name__ == "__main__":
+    main()
