@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -56,7 +57,8 @@ def paths() -> list[Path]:
 
 
 def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
-    """Strip execution counts, timings, widget state, widgets, progress bars and warnings; set the metadata."""
+    """Strip execution counts, timings, widgets and their state, progress bars and warnings; join what a cell
+    printed; set the metadata."""
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.NotebookNode({"tags": tags} if tags else {})
@@ -64,6 +66,7 @@ def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
             continue
         cell.execution_count = None
         cell.outputs = [output for output in cell.outputs if not _is_noise(output)]
+        CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)
         for output in cell.outputs:
             if "text" in output:
                 output.text = WORKSPACE_PATH.sub("workspace", output.text)
