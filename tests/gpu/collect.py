@@ -14,7 +14,7 @@ import common
 FILE = common.KIT / "tests" / "gpu" / "results.json"
 README = common.KIT / "README.md"
 MARKS = re.compile(r"(<!-- gpu -->\n).*?(<!-- /gpu -->)", re.DOTALL)
-PARTS = ("machine", "speed", "grid", "kernels", "agree", "notebooks")
+PARTS = ("machine", "speed", "grid", "t4_kernels", "agree", "notebooks")
 # What a GPU machine without network, and not a T4, cannot show.
 NOT_RUN = {
     "a real Tesla T4": "none was at hand: its speed, and whether kernels that compile for it also run well",
@@ -76,8 +76,8 @@ def rows(results: dict) -> list[tuple[str, str]]:
         said.append(("CUDA context", f"{results['grid']['context_gib']:.2f} GiB"))
     if "speed" in results:
         said += speed_rows(results["speed"])
-    if "kernels" in results:
-        kernels = results["kernels"]["triton"]
+    if "t4_kernels" in results:
+        kernels = results["t4_kernels"]["triton"]
         fine = sum(one["ok"] for one in kernels)
         said.append(("Triton kernels that compile for a T4 (sm_75)", f"{fine} of {len(kernels)}"))
     return said

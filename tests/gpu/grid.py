@@ -23,26 +23,23 @@ from helpers import memory, presets
 SEVEN = presets.PROJECTIONS
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 QUERY_VALUE = ("q_proj", "v_proj")
-# folder, preset or shape, 4 bits, r, target modules, then (rows, tokens) from small to large: buffers that
-# Unsloth keeps between steps never come from a larger set-up than the one that is measured.
+# Folder, r, target modules, then (rows, tokens) from small to large: buffers that Unsloth keeps
+# between steps never come from a larger set-up than the one that is measured.
+LLAMA, THREE = "llama-2-7b-bnb-4bit", "llama-3.2-3b-bnb-4bit"
 GRID = [
-    ("llama-2-7b-bnb-4bit", True, 4, SEVEN, [(1, 512), (2, 2048)]),
-    (
-        "llama-2-7b-bnb-4bit",
-        True,
-        16,
-        SEVEN,
-        [(1, 256), (2, 512), (8, 192), (1, 2048), (8, 512), (2, 2048), (4, 1536), (4, 2048)]
-        + [(8, 2048)],
-    ),
-    ("llama-2-7b-bnb-4bit", True, 64, SEVEN, [(2, 512), (2, 2048), (8, 1024)]),
-    ("llama-2-7b-bnb-4bit", True, 128, SEVEN, [(1, 512), (2, 2048)]),
-    ("llama-2-7b-bnb-4bit", True, 256, SEVEN, [(1, 512), (2, 1024)]),
-    ("llama-2-7b-bnb-4bit", True, 16, QUERY_VALUE, [(2, 512), (2, 2048), (8, 1024)]),
-    ("llama-2-7b-bnb-4bit", True, 64, ATTENTION, [(2, 512), (4, 2048)]),
-    ("llama-3.2-3b-bnb-4bit", True, 16, SEVEN, [(1, 512), (2, 2048), (8, 1024)]),
-    ("llama-3.2-3b-bnb-4bit", True, 128, SEVEN, [(2, 2048)]),
-    ("llama-2-7b", False, 16, SEVEN, [(1, 512), (2, 2048)]),
+    (LLAMA, 1, SEVEN, [(1, 256), (4, 1024), (1, 4096)]),
+    (LLAMA, 4, SEVEN, [(1, 512), (2, 2048)]),
+    (LLAMA, 16, SEVEN, [(1, 256), (2, 512), (8, 192), (1, 2048), (8, 512), (2, 2048), (4, 1536)]),
+    (LLAMA, 16, SEVEN, [(4, 2048), (8, 2048), (4, 4096)]),
+    (LLAMA, 64, SEVEN, [(2, 512), (2, 2048), (8, 1024)]),
+    (LLAMA, 128, SEVEN, [(1, 512), (2, 2048)]),
+    (LLAMA, 256, SEVEN, [(1, 512), (2, 1024)]),
+    (LLAMA, 16, QUERY_VALUE, [(2, 512), (2, 2048), (8, 1024)]),
+    (LLAMA, 64, ATTENTION, [(2, 512), (4, 2048)]),
+    (THREE, 1, SEVEN, [(4, 512)]),
+    (THREE, 16, SEVEN, [(1, 512), (2, 2048), (8, 1024), (2, 4096)]),
+    (THREE, 128, SEVEN, [(1, 1024), (2, 2048)]),
+    ("llama-2-7b", 16, SEVEN, [(1, 512), (2, 2048)]),
 ]
 
 
@@ -72,11 +69,13 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def measure(folder: str, four_bits: bool, r: int, targets: tuple, set_ups: list) -> list[dict]:
+def measure(folder: str, r: int, targets: tuple, set_ups: list) -> list[dict]:
     """All set-ups of one adapter."""
-    started = time.perf_counter()
+    started, four_bits = time.perf_counter(), folder.endswith("4bit")
     choice = presets.Choice(r=r, target_modules=targets, lora_alpha=r)
-    model, tokenizer = models.load(common.MODELS / folder, load_in_4bit=four_bits)
+    model, tokenizer = models.load(
+        common.MODELS / folder, max_seq_length=4096, load_in_4bit=four_bits
+    )
     config = model.config
     model = training.add_adapter(model, choice)
     found = []
@@ -103,7 +102,7 @@ def main() -> None:
         try:
             points += measure(*case)
         except torch.cuda.OutOfMemoryError:
-            points.append({"model": case[0], "r": case[2], "fits": False, "loading": True})
+            points.append({"model": case[0], "r": case[1], "fits": False, "loading": True})
         release()
         common.save("grid", {"points": points})
     context = common.used_gib() - USED_BEFORE - torch.cuda.memory_reserved() / common.GIB

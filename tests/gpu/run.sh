@@ -2,7 +2,7 @@
 # Run GPU scripts of this folder, also on a machine without network: `tests/gpu/run.sh [SCRIPT [ARGUMENT …]]`.
 #
 #   run.sh                  everything, about half an hour on an H100
-#   run.sh grid             one of: grid speed kernels agree notebooks
+#   run.sh grid             one of: grid speed t4_kernels agree notebooks
 #   run.sh notebooks 05 06  some notebooks
 #
 # Needs: torch, transformers, matplotlib and their like on the machine; build/gpu-site-packages.tar.xz from
@@ -29,7 +29,7 @@ if [ $# -gt 0 ]; then
   exec python3 "tests/gpu/$script.py" "$@"
 fi
 failed=0
-for script in speed grid kernels agree notebooks; do
+for script in speed grid t4_kernels agree notebooks; do
   python3 "tests/gpu/$script.py" || failed=1
 done
 python3 tests/gpu/collect.py

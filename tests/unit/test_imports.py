@@ -23,6 +23,7 @@ HELPERS = {
     "selection": set(),
     "lora": {"torch"},
     "memory": {"torch"},
+    "embedded": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},

