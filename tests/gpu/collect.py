@@ -31,18 +31,31 @@ def collect() -> dict:
         file = common.RESULTS / f"{part}.json"
         if file.exists():
             found[part] = json.loads(file.read_text(encoding="utf-8"))
+            if part == "t4_kernels":
+                found[part]["kernels"] = [brief(one) for one in found[part]["kernels"]]
         elif part in old:
             found[part] = old[part]
+        else:
+            found["not_run"] = found["not_run"] | {part: "no whole run of this script yet"}
     return found
+
+
+def brief(kernel: dict) -> dict:
+    """One compiled kernel without its signature and constants."""
+    kept = ("kernel", "module", "stage", "shared_bytes", "error")
+    return {name: kernel[name] for name in kept if name in kernel} | {
+        "num_warps": kernel["options"].get("num_warps")
+    }
 
 
 def summary(results: dict) -> str:
     """The README's table."""
     machine = results["machine"]
+    versions = machine["versions"]
     lines = [
         f"Measured on {results['date']} on one {machine['gpu']}, limited to a T4's memory, fp16 and plain",
-        f"attention, with a random Llama-2-7B (torch {machine['versions']['torch']}, Unsloth",
-        f"{machine['versions']['unsloth']}). No T4 was used: memory carries over, speed does not.",
+        "attention, with a random Llama-2-7B. No T4 was used: memory carries over, speed does not.",
+        f"Versions: torch {versions['torch']}, Triton {versions['triton']}, Unsloth {versions['unsloth']}.",
         "",
         "| what | measured |",
         "| --- | --- |",
@@ -77,9 +90,34 @@ def rows(results: dict) -> list[tuple[str, str]]:
     if "speed" in results:
         said += speed_rows(results["speed"])
     if "t4_kernels" in results:
-        kernels = results["t4_kernels"]["triton"]
-        fine = sum(one["ok"] for one in kernels)
-        said.append(("Triton kernels that compile for a T4 (sm_75)", f"{fine} of {len(kernels)}"))
+        kernels = results["t4_kernels"]["kernels"]
+        fine = sum("error" not in one for one in kernels)
+        shared = max(one.get("shared_bytes", 0) for one in kernels) / 1024
+        said.append(
+            (
+                "Triton kernels that compile for a T4 (sm_75)",
+                f"{fine} of {len(kernels)}, with at most {shared:.0f} of 64 KiB shared memory",
+            )
+        )
+    if "agree" in results:
+        agree = results["agree"]
+        gradient = agree["padding"]["padding-free"]["gradient"]
+        said.append(
+            ("batches without padding against padded ones", f"gradients differ by {gradient:.2%}")
+        )
+        labels, adapter = agree["labels"], agree["adapter"]
+        said.append(
+            ("label masks, GPU and CPU", f"{labels['same']} of {labels['rows']} rows identical")
+        )
+        said.append(
+            (
+                "an adapter trained on the GPU, loaded on the CPU",
+                (
+                    f"logits differ by {adapter['difference']:.4f}; the adapter changes them by "
+                    f"{adapter['effect_of_adapter']:.2f}"
+                ),
+            )
+        )
     return said
 
 

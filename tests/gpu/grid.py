@@ -1,13 +1,18 @@
 """Measure what training takes on a GPU with a T4's memory, beside what the planner predicts.
 
-`COURSE_T4=1 python tests/gpu/grid.py`: for each set-up one or two real training steps, and the peak of
-`torch.cuda.max_memory_reserved()`. A set-up that does not fit is recorded as such. The CUDA context is what
-the driver counts for this process beyond PyTorch's own memory, at the end of all.
+`COURSE_T4=1 python tests/gpu/grid.py`: for each set-up two real training steps, and the peak of
+`torch.cuda.max_memory_reserved()`. A set-up that does not fit is recorded as such. Each adapter has a process
+of its own: Unsloth keeps buffers between trainings, which would count for the next one. The CUDA context is
+what the driver counts for a process beyond PyTorch's own memory, at its end.
 """
 
 import gc
+import json
+import subprocess
+import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import common
@@ -25,20 +30,21 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 QUERY_VALUE = ("q_proj", "v_proj")
 # Folder, r, target modules, then (rows, tokens) from small to large: buffers that Unsloth keeps
 # between steps never come from a larger set-up than the one that is measured.
+# No length of 1024: that is TRL's default, and Unsloth takes it for "not set".
 LLAMA, THREE = "llama-2-7b-bnb-4bit", "llama-3.2-3b-bnb-4bit"
 GRID = [
-    (LLAMA, 1, SEVEN, [(1, 256), (4, 1024), (1, 4096)]),
+    (LLAMA, 1, SEVEN, [(1, 256), (4, 1000), (1, 4096)]),
     (LLAMA, 4, SEVEN, [(1, 512), (2, 2048)]),
     (LLAMA, 16, SEVEN, [(1, 256), (2, 512), (8, 192), (1, 2048), (8, 512), (2, 2048), (4, 1536)]),
     (LLAMA, 16, SEVEN, [(4, 2048), (8, 2048), (4, 4096)]),
-    (LLAMA, 64, SEVEN, [(2, 512), (2, 2048), (8, 1024)]),
+    (LLAMA, 64, SEVEN, [(2, 512), (2, 2048), (8, 1000)]),
     (LLAMA, 128, SEVEN, [(1, 512), (2, 2048)]),
-    (LLAMA, 256, SEVEN, [(1, 512), (2, 1024)]),
-    (LLAMA, 16, QUERY_VALUE, [(2, 512), (2, 2048), (8, 1024)]),
+    (LLAMA, 256, SEVEN, [(1, 512), (2, 1000)]),
+    (LLAMA, 16, QUERY_VALUE, [(2, 512), (2, 2048), (8, 1000)]),
     (LLAMA, 64, ATTENTION, [(2, 512), (4, 2048)]),
     (THREE, 1, SEVEN, [(4, 512)]),
-    (THREE, 16, SEVEN, [(1, 512), (2, 2048), (8, 1024), (2, 4096)]),
-    (THREE, 128, SEVEN, [(1, 1024), (2, 2048)]),
+    (THREE, 16, SEVEN, [(1, 512), (2, 2048), (8, 1000), (2, 4096)]),
+    (THREE, 128, SEVEN, [(1, 1000), (2, 2048)]),
     ("llama-2-7b", 16, SEVEN, [(1, 512), (2, 2048)]),
 ]
 
@@ -50,11 +56,14 @@ def peak(model, tokenizer, choice: presets.Choice, rows: int, tokens: int) -> di
     with tempfile.TemporaryDirectory() as folder:
         config = training.build_config(choice, rows, rows, Path(folder))
         config.max_length, config.max_steps, config.save_strategy = tokens, 2, "no"
+        config.dataset_num_proc = 1
         data = common.long_rows(2 * rows, 2 * tokens)
         try:
             trainer = SFTTrainer(
                 model=model, processing_class=tokenizer, train_dataset=data, args=config
             )
+            lengths = {len(row) for row in trainer.train_dataset["input_ids"]}
+            assert lengths == {tokens}, f"rows of {lengths} tokens, not {tokens}"
             training.prepare(trainer)
             seen = trainer.train().training_loss
         except torch.cuda.OutOfMemoryError:
@@ -72,11 +81,11 @@ def release() -> None:
 def measure(folder: str, r: int, targets: tuple, set_ups: list) -> list[dict]:
     """All set-ups of one adapter."""
     started, four_bits = time.perf_counter(), folder.endswith("4bit")
-    choice = presets.Choice(r=r, target_modules=targets, lora_alpha=r)
     model, tokenizer = models.load(
         common.MODELS / folder, max_seq_length=4096, load_in_4bit=four_bits
     )
     config = model.config
+    choice = presets.Choice(r=r, target_modules=targets, lora_alpha=r)
     model = training.add_adapter(model, choice)
     found = []
     for rows, tokens in set_ups:
@@ -90,23 +99,41 @@ def measure(folder: str, r: int, targets: tuple, set_ups: list) -> list[dict]:
         ).total
         about = {"model": folder, "bits": 4 if four_bits else 16, "r": r, "targets": list(targets)}
         about |= {"rows": rows, "tokens": tokens, "predicted_gib": round(predicted, 3)}
-        found.append(about | peak(model, tokenizer, choice, rows, tokens))
+        one_batch = replace(choice, batch_size=rows)
+        found.append(about | peak(model, tokenizer, one_batch, rows, tokens))
         print(found[-1], flush=True)
     print(f"{time.perf_counter() - started:.0f} s for r = {r}", flush=True)
     return found
 
 
-def main() -> None:
-    points = []
-    for case in GRID:
-        try:
-            points += measure(*case)
-        except torch.cuda.OutOfMemoryError:
-            points.append({"model": case[0], "r": case[1], "fits": False, "loading": True})
-        release()
-        common.save("grid", {"points": points})
+def one_case(number: int) -> None:
+    """Measure one adapter; write its points and the CUDA context."""
+    case = GRID[number]
+    try:
+        points = measure(*case)
+    except torch.cuda.OutOfMemoryError:
+        points = [{"model": case[0], "r": case[1], "fits": False, "loading": True}]
+    release()
     context = common.used_gib() - USED_BEFORE - torch.cuda.memory_reserved() / common.GIB
-    common.save("grid", {"points": points, "context_gib": round(context, 3)})
+    common.save(f"grid-{number}", {"points": points, "context_gib": round(context, 3)})
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        one_case(int(sys.argv[1]))
+        return
+    points, contexts, failed = [], [], []
+    for number, case in enumerate(GRID):
+        done = subprocess.run([sys.executable, __file__, str(number)], check=False)
+        if done.returncode:
+            failed.append(case[:2])
+            continue
+        part = common.RESULTS / f"grid-{number}.json"
+        content = json.loads(part.read_text(encoding="utf-8"))
+        part.unlink()
+        points += content["points"]
+        contexts.append(content["context_gib"])
+        common.save("grid", {"points": points, "context_gib": max(contexts), "failed": failed})
     rows = [["model", "bits", "r", "targets", "rows", "tokens", "predicted", "measured", "off %"]]
     for p in points:
         if "rows" not in p:
@@ -119,7 +146,8 @@ def main() -> None:
             + [p["predicted_gib"], gib or "no room", off]
         )
     common.table(rows)
-    print(f"CUDA context {context:.3f} GiB")
+    print(f"CUDA context {min(contexts):.3f} to {max(contexts):.3f} GiB; failed: {failed}")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
