@@ -6,6 +6,8 @@ PY := $(VENV)/bin/python
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^torch==//p' requirements-local.in)
 READY := $(VENV)/.ready
+# Threads that wait give their core away soon; else a busy machine runs models many times slower.
+export GOMP_SPINCOUNT ?= 20000
 TEST_ENV := COURSE_SIZE=test COURSE_WORKSPACE=$(CURDIR)/build/test-workspace HF_HUB_OFFLINE=1
 
 .PHONY: course test alone unit nbval lab notebooks badges pins lint clean

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -26,15 +27,21 @@ OUT = ROOT / "build" / "course"
 CELL_TIMEOUT = 3600
 
 
+def client_for(notebook: nbformat.NotebookNode, timeout: int) -> NotebookClient:
+    """A client whose kernel talks through local sockets: no ports that other kernels might take."""
+    sockets = Path(tempfile.mkdtemp()) / "kernel"
+    return NotebookClient(
+        notebook,
+        km=AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets)),
+        timeout=timeout,
+        resources={"metadata": {"path": NOTEBOOKS}},
+    )
+
+
 def run(source: Path, target: Path) -> float:
     """Execute one notebook and write it to ``target``, also when a cell fails. Returns minutes."""
     notebook = nbformat.read(source, as_version=4)
-    client = NotebookClient(
-        notebook,
-        timeout=CELL_TIMEOUT,
-        kernel_name="python3",
-        resources={"metadata": {"path": NOTEBOOKS}},
-    )
+    client = client_for(notebook, CELL_TIMEOUT)
     started = time.perf_counter()
     print(f"{source.stem:<24}", end="", flush=True)
     try:

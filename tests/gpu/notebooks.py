@@ -18,8 +18,10 @@ from pathlib import Path
 
 import common
 import nbformat
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+sys.path.insert(0, str(common.KIT / "tools"))
+from course import client_for
 
 NOTEBOOKS = common.KIT / "notebooks"
 OUT = common.KIT / "build" / "course"
@@ -47,9 +49,7 @@ def run(path: Path) -> dict:
     cells = notebook.cells
     watch, ask = nbformat.v4.new_code_cell(WATCH), nbformat.v4.new_code_cell(ASK)
     notebook.cells = [watch, *cells, ask]
-    client = NotebookClient(
-        notebook, timeout=540, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}}
-    )
+    client = client_for(notebook, 540)
     found = {"notebook": path.stem, "passed": False}
     started = time.perf_counter()
     with client.setup_kernel():
@@ -58,9 +58,12 @@ def run(path: Path) -> dict:
                 client.execute_cell(cell, number)
             found["passed"] = True
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            found |= {"cell": number - 1, "error": str(error)[-1500:]}
+            found |= {
+                "cell": number - 1,
+                "error": f"{type(error).__name__}: {str(error)[-1500:]}",
+            }
         found["minutes"] = round((time.perf_counter() - started) / 60, 2)
-        if client.kc.is_alive():
+        if "DeadKernel" not in found.get("error", ""):
             client.execute_cell(ask, len(notebook.cells) - 1)
             found |= json.loads(ask.outputs[0].text)
     notebook.cells = cells
