@@ -166,6 +166,22 @@ def install() -> None:
     print(which_model())
 
 
+def limit_to_t4() -> None:
+    """Make a larger NVIDIA GPU behave like a T4 in PyTorch: its memory less a CUDA context, fp16, plain attention.
+
+    `models.limit_to_t4` does this for Unsloth too. Speed stays the larger GPU's.
+    """
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30
+    limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+    # A T4 has neither bf16 nor the kernels that need compute capability 8.
+    torch.cuda.is_bf16_supported = lambda *args, **kwargs: False
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def read_banner(text: str) -> dict[str, str]:
     """The facts in what Unsloth prints, by name; a fact that this form of the banner lacks is left out."""
     found = {name: re.search(pattern, text) for name, pattern in BANNER.items()}

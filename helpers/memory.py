@@ -1,8 +1,8 @@
 """What a training set-up will take on a GPU: memory in GiB, part by part, and minutes on a T4.
 
-The parts are counted from the model's shape. Two numbers are not: the share of activations that Unsloth
-keeps of one block, and a constant for buffers and the allocator. They were fitted to peaks of
-``torch.cuda.max_memory_reserved()`` on a GPU limited to a T4's memory (Unsloth 2026.10.9, Llama-2-7B).
+The parts are counted from the model's shape. A few numbers are not: how much of one block lives at once,
+and what the allocator adds. They were fitted to peaks of ``torch.cuda.max_memory_reserved()`` of Llama-2-7B
+and Llama-3.2-3B on a GPU limited to a T4's memory (Unsloth 2026.10.9; tests/gpu/results.json has them all).
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,20 @@ GIB = 2**30
 BYTES_PER_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 # Of one block, which is recomputed in the backward pass, these many 16-bit numbers live at once for each
-# token: HIDDEN × hidden size + INNER × intermediate size. Fitted, see above.
-HIDDEN, INNER = 8, 5
-BUFFERS_GIB = 0.43
+# token: HIDDEN × hidden size + INNER × intermediate size. Where an MLP projection has no adapter, Unsloth's
+# fused MLP is not used, and more of them live. Fitted, see above.
+HIDDEN, INNER, INNER_NOT_FUSED = 8, 5.25, 7
+MLP = {"gate_proj", "up_proj", "down_proj"}
+# What the allocator and small tensors add. Fitted.
+ALLOCATOR_GIB = 0.13
+
+# In 16 bits Unsloth moves the input embedding to the host when a step's reserve does not fit beside weights
+# and adapter: for Llama-2-7B, r = 16 and 2048 tokens this much (unsloth_zoo, estimate_training_reserve_bytes).
+RESERVE_GIB = 1.5
 
 # Without Unsloth's fused loss the logits exist several times: 16-bit and float32 values, their softmax
-# and its gradients, in all about this many bytes a logit. Fitted to one measured pair of batches.
-BYTES_PER_LOGIT = 18
+# and its gradients, in all about this many bytes a logit. Fitted to the peaks of Transformers, PEFT and TRL.
+BYTES_PER_LOGIT = 17
 
 # Tokens at once beyond which a step gets hardly faster for each token. On an H100, 8 rows of 192 tokens
 # at once trained 1.9 times as fast as 4, but 4 rows of 2048 only 1.09 times as fast as 2; a T4 is busy sooner.
@@ -106,8 +113,9 @@ def estimate(
 
     The terms: adapter and gradients in float32 (4 bytes a number each); two 8-bit Adam states (2 bytes);
     activations of one recomputed block, as Unsloth moves the blocks' inputs to the host and never holds
-    all logits. Without Unsloth the inputs of every block and the logits stay on the GPU, and PEFT turns
-    the unquantised weights of a 4-bit model into float32.
+    all logits; as overhead the two largest projections of a block, unpacked from 4 bits. Without Unsloth
+    the inputs of every block and the logits stay on the GPU; PEFT turns the unquantised weights of a 4-bit
+    model into float32, and a 16-bit copy of the output matrix lives beside it.
     """
     check_whole("batch_size", batch_size, 1)
     check_whole("sequence_length", sequence_length, 1)
@@ -120,20 +128,27 @@ def estimate(
     config = lora.model_config(config)
     trained = lora.adapter_parameters(config, r, target_modules)
     weights = weight_gib(config, 4 if load_in_4bit else 16)
-    tokens = batch_size * sequence_length
-    per_token = 2 * (HIDDEN * config.hidden_size + INNER * config.intermediate_size)
+    vocabulary = 2 * config.vocab_size * config.hidden_size / GIB
+    inner = INNER if set(target_modules) >= MLP else INNER_NOT_FUSED
+    per_token = 2 * (HIDDEN * config.hidden_size + inner * config.intermediate_size)
     if stack == "transformers":
         per_token += 2 * config.num_hidden_layers * config.hidden_size
         per_token += BYTES_PER_LOGIT * config.vocab_size
-        if load_in_4bit:
-            weights += 2 * 2 * config.vocab_size * config.hidden_size / GIB
+        weights += 3 * vocabulary if load_in_4bit else 0
+    elif not load_in_4bit and not config.tie_word_embeddings:
+        room = T4_MEMORY_GIB - CUDA_CONTEXT_GIB - weights - 4 * trained / GIB
+        weights -= vocabulary if room < RESERVE_GIB else 0
+    overhead = ALLOCATOR_GIB
+    if load_in_4bit:
+        largest = max(n_in * n_out for n_in, n_out in lora.projection_shapes(config).values())
+        overhead += 2 * 2 * largest / GIB
     return Estimate(
         weights=weights,
         adapter=4 * trained / GIB,
         gradients=4 * trained / GIB,
         optimizer=2 * trained / GIB,
-        activations=tokens * per_token / GIB,
-        overhead=BUFFERS_GIB,
+        activations=batch_size * sequence_length * per_token / GIB,
+        overhead=overhead,
     )
 
 

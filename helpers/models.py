@@ -13,26 +13,17 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from helpers import presets, workspace
+from helpers import environment, presets, workspace
 from helpers.embedded import embedded_folder
 from helpers.errors import CourseError
 
 
 def limit_to_t4() -> None:
-    """Make a larger NVIDIA GPU behave like a T4: 14.741 GiB less a CUDA context, fp16, plain attention.
-
-    `COURSE_T4=1` does this when this file is imported. Speed stays the larger GPU's.
-    """
+    """`environment.limit_to_t4`, and the same for Unsloth. `COURSE_T4=1` does this when this file is imported."""
     import unsloth.models._utils as unsloth_utils
 
-    total = torch.cuda.get_device_properties(0).total_memory / 2**30
-    limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
-    # A T4 has neither bf16 nor the kernels that need compute capability 8.
+    environment.limit_to_t4()
     unsloth_utils.SUPPORTS_BFLOAT16 = False
-    torch.cuda.is_bf16_supported = lambda *args, **kwargs: False
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 if os.environ.get("COURSE_T4") == "1" and torch.cuda.is_available():

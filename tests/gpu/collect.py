@@ -76,7 +76,7 @@ def rows(results: dict) -> list[tuple[str, str]]:
         said.append(("most memory in any of them", f"{gpu:.1f} GiB GPU, {host:.1f} GiB host"))
     if "grid" in results:
         points = [p for p in results["grid"]["points"] if p.get("measured_gib")]
-        off = [abs(p["predicted_gib"] / p["measured_gib"] - 1) for p in points]
+        off = [abs(common.predicted_gib(p) / p["measured_gib"] - 1) for p in points]
         said.append(
             (
                 "memory planner against measured peaks",

@@ -14,6 +14,26 @@ sys.path.insert(0, str(KIT))
 MODELS = Path(os.environ.get("MODELS", "/tmp/lora-course/models"))
 RESULTS = Path(os.environ.get("RESULTS", KIT / "build" / "gpu" / "results"))
 GIB = 2**30
+from helpers import presets  # isort: skip
+
+SHAPES = {
+    "llama-2-7b": presets.MODELS["llama-2-7b"].shape,
+    # config.json of meta-llama/Llama-3.2-3B: grouped-query attention, a large vocabulary, tied embeddings.
+    "llama-3.2-3b": {
+        "vocab_size": 128256,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    },
+    # Two layers as wide as the 7B's: its kernels, in a second.
+    "llama-wide": presets.MODELS["llama-2-7b"].shape | {"num_hidden_layers": 2},
+}
 PACKAGES = (
     *("torch", "triton", "unsloth", "unsloth_zoo", "transformers", "trl", "peft", "bitsandbytes"),
     *("accelerate", "datasets"),
@@ -59,6 +79,23 @@ def used_gib() -> float:
     return int(said.stdout.split()[0]) / 1024
 
 
+def predicted_gib(point: dict, stack: str = "unsloth") -> float:
+    """What the planner says of one measured set-up (with model, bits, r, targets, rows, tokens)."""
+    from transformers import LlamaConfig
+
+    from helpers import memory
+
+    return memory.estimate(
+        LlamaConfig(**SHAPES[point["model"].removesuffix("-bnb-4bit")]),
+        r=point["r"],
+        batch_size=point["rows"],
+        sequence_length=point["tokens"],
+        target_modules=point["targets"],
+        load_in_4bit=point["bits"] == 4,
+        stack=stack,
+    ).total
+
+
 def long_rows(count: int, words: int, seed: int = 0):
     """Prompt/completion rows of random words; longer than any limit in use, so all are cut to one length."""
     from datasets import Dataset
@@ -73,20 +110,6 @@ def long_rows(count: int, words: int, seed: int = 0):
         for _ in range(count)
     ]
     return Dataset.from_list(rows)
-
-
-def limit_to_t4() -> None:
-    """A T4's memory, number formats and attention for a process that does without Unsloth."""
-    import torch
-
-    from helpers import presets
-
-    total = torch.cuda.get_device_properties(0).total_memory / GIB
-    limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
-    torch.cuda.is_bf16_supported = lambda *args, **kwargs: False
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def table(rows: list[list]) -> None:

