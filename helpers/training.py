@@ -1,4 +1,4 @@
-"""Build the trainer from a choice; record, resume, warn."""
+"""Build the trainer from a choice; train, resume, warn."""
 
 import os
 
@@ -7,19 +7,16 @@ from unsloth import FastLanguageModel, is_bfloat16_supported  # isort: skip  (be
 
 import gc
 import importlib.metadata
-import json
 import math
-import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from helpers import data, lora, memory, models, presets, selection, workspace
-from helpers.errors import CourseError
+from helpers import data, lora, memory, models, presets, runs, selection, workspace
 from helpers.presets import Choice
 
 if TYPE_CHECKING:
@@ -31,13 +28,6 @@ CPU_MICRO_BATCH = 4
 SPARE_GIB = 1.0
 SAVE_STEPS = 10
 VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
-
-
-class Run(NamedTuple):
-    """One training run: its folder, and ``run.json`` in it as a dict."""
-
-    folder: Path
-    record: dict
 
 
 def add_adapter(model, choice: Choice):
@@ -172,7 +162,7 @@ def prepare(trainer: SFTTrainer) -> SFTTrainer:
     return trainer
 
 
-def train(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> Run:
+def train(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> runs.Run:
     """Train, or go on where an interrupted run stopped; save the adapter and ``run.json``.
 
     Nothing that was computed is lost when the machine goes away: the folder holds the newest checkpoint,
@@ -181,8 +171,8 @@ def train(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> Run:
     folder = Path(trainer.args.output_dir)
     check_space(trainer, folder)
     record = _describe(trainer, choice, conversations)
-    _write_record(folder, record | {"status": "started"})
-    checkpoint = newest_checkpoint(folder)
+    runs.write(folder, record | {"status": "started"})
+    checkpoint = runs.newest_checkpoint(folder)
     if checkpoint:
         print(f"Going on from {checkpoint.name}.")
     if torch.cuda.is_available():
@@ -196,50 +186,17 @@ def train(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> Run:
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     trainer.save_model(str(folder))
     trainer.save_state()
-    _write_record(folder, record)
+    runs.write(folder, record)
     workspace.write_json("latest_run.json", {"name": folder.name})
-    return Run(folder, record)
+    return runs.Run(folder, record)
 
 
-def run_folder(choice: Choice, conversations: "Dataset") -> Path:
-    """The folder for a run: an interrupted run's with the same choice and data, else a new one."""
-    runs = workspace.path("runs")
-    name = f"r{choice.r}-alpha{choice.lora_alpha:g}"
-    number = 1
-    while True:
-        folder = runs / (name if number == 1 else f"{name}-{number}")
-        if not folder.exists() or not any(folder.iterdir()):
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
-        record = read_record(folder)
-        same = record.get("choice") == choice.to_dict() and record.get("ids") == list(
-            conversations["id"]
-        )
-        if (
-            same
-            and record.get("status") == "started"
-            and record.get("model") == models.default_name()
-        ):
-            print(f"An interrupted run with these settings is in {folder.name}.")
-            return folder
-        number += 1
-
-
-def latest_run() -> Run | None:
-    """The run that finished last in this workspace, or ``None``."""
-    name = (workspace.read_json("latest_run.json") or {}).get("name")
-    folder = workspace.path("runs", name) if name else None
-    if folder is None or not (folder / "adapter_model.safetensors").exists():
-        return None
-    return Run(folder, read_record(folder))
-
-
-def finished_run() -> Run:
+def finished_run() -> runs.Run:
     """The run that finished last with this machine's model, else one trained now as notebook 05 does it.
 
     Prints which. A model that had to be trained is released again, so that the caller can load its own.
     """
-    run, model_name = latest_run(), models.default_name()
+    run, model_name = runs.latest(), models.default_name()
     if run is not None and run.record.get("model") == model_name:
         chosen = run.record["choice"]
         print(
@@ -257,7 +214,7 @@ def finished_run() -> Run:
     choice, conversations = workspace.load_choice(), selection.load_selection()
     model, tokenizer = models.load(max_seq_length=choice.max_seq_length)
     model = add_adapter(model, choice)
-    folder = run_folder(choice, conversations)
+    folder = runs.folder_for(choice, conversations)
     trainer = build_trainer(model, tokenizer, conversations, choice, folder)
     run = train(trainer, choice, conversations)
     del model, trainer
@@ -267,50 +224,10 @@ def finished_run() -> Run:
     return run
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; half-written ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    while found:
-        try:
-            json.loads((found[-1] / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(found.pop())
-        else:
-            return found[-1]
-    return None
-
-
 def check_space(trainer: SFTTrainer, folder: Path) -> None:
     """CourseError unless there is room for two checkpoints: adapter and both Adam states in float32."""
     trainable = lora.count_parameters(trainer.model).trainable
     workspace.need_space(2 * 12 * trainable / memory.GIB + 0.05, f"the run in {folder.name}")
-
-
-def losses(folder: Path) -> list[tuple[int, float]]:
-    """``(step, training loss)`` of a finished run, from its ``trainer_state.json``."""
-    state = json.loads((folder / "trainer_state.json").read_text())
-    return [
-        (entry["step"], float(entry["loss"])) for entry in state["log_history"] if "loss" in entry
-    ]
-
-
-def read_record(folder: Path) -> dict:
-    """``run.json`` of a run folder; empty where there is none."""
-    file = folder / "run.json"
-    if not file.exists():
-        return {}
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CourseError(
-            f"{file} is not readable as JSON.",
-            "It was cut off or edited by hand.",
-            f"Delete the folder {folder.name}, or move it away, and train again.",
-        ) from error
-
-
-def _write_record(folder: Path, record: dict) -> None:
-    workspace.write_json(f"runs/{folder.name}/run.json", record)
 
 
 def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> dict:

@@ -415,9 +415,7 @@ def main() -> None:
     for name in ("padding", "layer", "labels", "adapter"):
         print(f"{name}: {json.dumps(results.get(name), ensure_ascii=False, indent=1)}")
     print(f"{results['minutes']} min")
-    for failure in failures:
-        print(f"FAILED  {failure}")
-    sys.exit(1 if failures else 0)
+    common.finish(failures)
 
 
 if __name__ == "__main__":

@@ -120,5 +120,12 @@ def table(rows: list[list]) -> None:
         print("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())
 
 
+def finish(failures: list[str]) -> None:
+    """Print what failed, and exit accordingly."""
+    for failure in failures:
+        print(f"FAILED  {failure}")
+    sys.exit(1 if failures else 0)
+
+
 if __name__ == "__main__":
     save("machine", machine())

@@ -324,9 +324,7 @@ def main() -> None:
     for name, value in (results["libraries"] or {}).items():
         print(f"{name}: {value}")
     print(f"\n{len(kernels)} specialised kernels, {results['minutes']} min")
-    for failure in failures:
-        print(f"FAILED  {failure}")
-    sys.exit(1 if failures else 0)
+    common.finish(failures)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ HELPERS = {
     "memory": {"torch"},
     "embedded": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
+    "runs": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},
     "plots": {"matplotlib"},
@@ -33,7 +34,7 @@ HELPERS = {
 STANDARD_LIBRARY_ONLY = ["errors", "presets", "environment", "workspace", "data", "selection"]
 UNSLOTH_MUST_COME_BEFORE = {"transformers", "trl", "peft"}
 HEAVY = UNSLOTH_MUST_COME_BEFORE | {"unsloth", "datasets"}
-LIGHT = [name for name in HELPERS if name not in ("models", "training")]
+LIGHT = [name for name in HELPERS if name not in ("models", "runs", "training")]
 
 
 def run(code: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import data, evaluation, lora, models, selection, training
+from helpers import data, evaluation, lora, models, runs, selection, training
 from helpers import workspace as places
 from helpers.errors import CourseError
 from helpers.presets import TRAINING, Choice
@@ -47,7 +47,7 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def assert_same_adapter(run: training.Run, expected: training.Run) -> None:
+def assert_same_adapter(run: runs.Run, expected: runs.Run) -> None:
     found, whole = adapter(run.folder), adapter(expected.folder)
     assert found.keys() == whole.keys()
     assert all(torch.equal(found[name], whole[name]) for name in whole)
@@ -101,7 +101,7 @@ def test_training_moves_every_adapter_and_only_adapters(trained, tiny_llama):
 
 
 def test_the_loss_falls(trained):
-    losses = [loss for _, loss in training.losses(trained.run.folder)]
+    losses = [loss for _, loss in runs.losses(trained.run.folder)]
     assert len(losses) == tiny_run.STEPS
     assert sum(losses[-4:]) < sum(losses[:4]) - 1
 
@@ -206,7 +206,7 @@ def test_two_rows_four_times_train_like_eight_rows_once(workspace):
         )
         run = tiny_run.fit(rows, choice).run
         assert run.record["micro_batch"] == rows_at_once
-        found.append([loss for _, loss in training.losses(run.folder)])
+        found.append([loss for _, loss in runs.losses(run.folder)])
     two, eight = found
     assert two == pytest.approx(eight, abs=2e-3) and len(two) == 2
 
@@ -314,7 +314,7 @@ def resume():
         def on_step_end(self, args, state, control, **kwargs):
             self.steps += 1
 
-    def again() -> tuple[training.Run, int]:
+    def again() -> tuple[runs.Run, int]:
         counter = Count()
         return tiny_run.fit(callback=counter).run, counter.steps
 
@@ -335,7 +335,7 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_one_that_was_never_kille
     assert run.folder == interrupted and run.record["status"] == "finished"
     assert steps == tiny_run.STEPS - 10 and "checkpoint-10" in capsys.readouterr().out
     assert_same_adapter(run, trained.run)
-    assert training.losses(run.folder) == training.losses(trained.run.folder)
+    assert runs.losses(run.folder) == runs.losses(trained.run.folder)
 
 
 def test_a_half_written_newest_checkpoint_is_dropped_for_the_one_before(
@@ -349,7 +349,7 @@ def test_a_half_written_newest_checkpoint_is_dropped_for_the_one_before(
 
 def test_without_a_whole_checkpoint_training_starts_anew(interrupted, trained, resume):
     half_write(interrupted / "checkpoint-10")
-    assert training.newest_checkpoint(interrupted) is None
+    assert runs.newest_checkpoint(interrupted) is None
     assert not list(interrupted.glob("checkpoint-*"))
     run, steps = resume()
     assert steps == tiny_run.STEPS
@@ -360,58 +360,58 @@ def test_without_a_whole_checkpoint_training_starts_anew(interrupted, trained, r
 def test_a_checkpoint_whose_state_is_cut_off_is_dropped(interrupted, content):
     newer = shutil.copytree(interrupted / "checkpoint-10", interrupted / "checkpoint-20")
     (newer / "trainer_state.json").write_text(content)
-    assert training.newest_checkpoint(interrupted).name == "checkpoint-10"
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-10"
 
 
 def test_the_newest_checkpoint_is_the_one_with_the_most_steps(interrupted):
     for steps in (9, 100):
         shutil.copytree(interrupted / "checkpoint-10", interrupted / f"checkpoint-{steps}")
-    assert training.newest_checkpoint(interrupted).name == "checkpoint-100"
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-100"
 
 
 # -------------------------------------------------------------------------------- folders and records
 def test_an_interrupted_run_keeps_its_folder_and_every_other_run_gets_a_new_one(interrupted):
     rows, choice = tiny_run.conversations(), tiny_run.CHOICE
-    assert training.run_folder(choice, rows) == interrupted
+    assert runs.folder_for(choice, rows) == interrupted
     others = [
-        training.run_folder(replace(choice, epochs=1), rows),
-        training.run_folder(choice, rows.select(range(8))),
-        training.run_folder(choice, rows.select(reversed(range(len(rows))))),
+        runs.folder_for(replace(choice, epochs=1), rows),
+        runs.folder_for(choice, rows.select(range(8))),
+        runs.folder_for(choice, rows.select(reversed(range(len(rows))))),
     ]
     assert interrupted not in others
-    assert training.run_folder(replace(choice, r=8), rows).name == "r8-alpha8"
+    assert runs.folder_for(replace(choice, r=8), rows).name == "r8-alpha8"
 
 
 def test_an_interrupted_run_of_another_model_is_left_alone(interrupted, monkeypatch):
     monkeypatch.setenv("COURSE_MODEL", "smollm2-135m")
-    assert training.run_folder(tiny_run.CHOICE, tiny_run.conversations()) != interrupted
+    assert runs.folder_for(tiny_run.CHOICE, tiny_run.conversations()) != interrupted
 
 
 def test_a_finished_run_is_never_trained_over(workspace, trained):
     shutil.copytree(trained.run.folder.parent.parent, workspace)
-    folder = training.run_folder(tiny_run.CHOICE, tiny_run.conversations())
+    folder = runs.folder_for(tiny_run.CHOICE, tiny_run.conversations())
     assert folder.name == f"{trained.run.folder.name}-2" and not any(folder.iterdir())
     # An empty folder is free: the next question gets the same answer.
-    assert training.run_folder(tiny_run.CHOICE, tiny_run.conversations()) == folder
+    assert runs.folder_for(tiny_run.CHOICE, tiny_run.conversations()) == folder
 
 
 def test_the_latest_run_is_the_one_that_finished_last(workspace, trained):
-    assert training.latest_run() is None
+    assert runs.latest() is None
     shutil.copytree(trained.run.folder.parent.parent, workspace, dirs_exist_ok=True)
-    latest = training.latest_run()
+    latest = runs.latest()
     assert latest.folder == workspace / "runs" / trained.run.folder.name
     assert latest.record == trained.run.record
     (latest.folder / "adapter_model.safetensors").unlink()
-    assert training.latest_run() is None
+    assert runs.latest() is None
 
 
 def test_an_interrupted_run_is_not_the_latest(interrupted):
-    assert training.latest_run() is None
+    assert runs.latest() is None
 
 
 def test_the_record_says_what_was_trained_with_what(trained, tiny_llama):
     record = trained.run.record
-    assert record == training.read_record(trained.run.folder)
+    assert record == runs.read(trained.run.folder)
     assert record["model"] == str(tiny_llama)
     assert Choice(**record["choice"]) == tiny_run.CHOICE
     assert record["ids"] == list(tiny_run.conversations()["id"])
@@ -436,8 +436,8 @@ def test_a_damaged_record_is_refused_by_name_and_nothing_is_lost(workspace, trai
     record.write_text(content)
     before = files(workspace)
     for action in (
-        training.latest_run,
-        lambda: training.run_folder(tiny_run.CHOICE, tiny_run.conversations()),
+        runs.latest,
+        lambda: runs.folder_for(tiny_run.CHOICE, tiny_run.conversations()),
     ):
         with pytest.raises(CourseError) as caught:
             action()
@@ -458,7 +458,7 @@ def test_without_a_run_one_is_trained_from_the_saved_choice_and_selection(worksp
     places.save_choice(choice)
     selection.save_selection(tiny_run.conversations(8), data.OUR_POOL)
     run = training.finished_run()
-    assert run == training.latest_run()
+    assert run == runs.latest()
     assert run.record["choice"]["r"] == 4 and len(run.record["ids"]) == 8
     assert "training one now" in capsys.readouterr().out
 

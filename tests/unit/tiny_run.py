@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from helpers import data, models, selection, training
+from helpers import data, models, runs, selection, training
 from helpers.presets import Choice
 
 CHOICE = Choice(r=4, lora_alpha=8, max_seq_length=512, batch_size=4, epochs=3, learning_rate=0.01)
@@ -19,7 +19,7 @@ class Fitted(NamedTuple):
     model: object
     tokenizer: object
     trainer: object
-    run: training.Run
+    run: runs.Run
 
 
 def conversations(limit: int = ROWS):
@@ -34,7 +34,7 @@ def build(rows=None, choice: Choice = CHOICE, folder: Path | None = None, templa
     rows = conversations() if rows is None else rows
     model, tokenizer = models.load(max_seq_length=choice.max_seq_length, template=template)
     model = training.add_adapter(model, choice)
-    folder = folder or training.run_folder(choice, rows)
+    folder = folder or runs.folder_for(choice, rows)
     return model, tokenizer, training.build_trainer(model, tokenizer, rows, choice, folder)
 
 

@@ -1,0 +1,98 @@
+"""The folders of training runs: where a run goes, how to go on with it, what it recorded.
+
+A folder holds what the Trainer writes (checkpoints, ``trainer_state.json``), the adapter at the end, and
+``run.json``: choice, data, versions and peak memory.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from helpers import models, workspace
+from helpers.errors import CourseError
+from helpers.presets import Choice
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Run(NamedTuple):
+    """One training run: its folder, and ``run.json`` in it as a dict."""
+
+    folder: Path
+    record: dict
+
+
+def folder_for(choice: Choice, conversations: "Dataset") -> Path:
+    """The folder for a run: an interrupted run's with the same choice and data, else a new one."""
+    runs = workspace.path("runs")
+    name = f"r{choice.r}-alpha{choice.lora_alpha:g}"
+    number = 1
+    while True:
+        folder = runs / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists() or not any(folder.iterdir()):
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        record = read(folder)
+        same = record.get("choice") == choice.to_dict() and record.get("ids") == list(
+            conversations["id"]
+        )
+        if (
+            same
+            and record.get("status") == "started"
+            and record.get("model") == models.default_name()
+        ):
+            print(f"An interrupted run with these settings is in {folder.name}.")
+            return folder
+        number += 1
+
+
+def latest() -> Run | None:
+    """The run that finished last in this workspace, or ``None``."""
+    name = (workspace.read_json("latest_run.json") or {}).get("name")
+    folder = workspace.path("runs", name) if name else None
+    if folder is None or not (folder / "adapter_model.safetensors").exists():
+        return None
+    return Run(folder, read(folder))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; half-written ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    while found:
+        try:
+            json.loads((found[-1] / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(found.pop())
+        else:
+            return found[-1]
+    return None
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    """``(step, training loss)`` of a finished run, from its ``trainer_state.json``."""
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return [
+        (entry["step"], float(entry["loss"])) for entry in state["log_history"] if "loss" in entry
+    ]
+
+
+def read(folder: Path) -> dict:
+    """``run.json`` of a run folder; empty where there is none."""
+    file = folder / "run.json"
+    if not file.exists():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CourseError(
+            f"{file} is not readable as JSON.",
+            "It was cut off or edited by hand.",
+            f"Delete the folder {folder.name}, or move it away, and train again.",
+        ) from error
+
+
+def write(folder: Path, record: dict) -> None:
+    """Write ``run.json``, whole or not at all."""
+    workspace.write_json(f"runs/{folder.name}/run.json", record)
