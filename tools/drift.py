@@ -17,8 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(Path(__file__).parent))
-from images import read_freeze, read_python
+from images import UV, read_freeze, read_python
 
 from helpers import locks
 
@@ -103,7 +102,9 @@ def read_metadata(target: Target) -> tuple[dict[str, dict], list[str]]:
 
 def resolve(wanted: list[str], target: Target, *options: str) -> dict[str, str]:
     """What uv takes for these requirements on the image's Python; empty where nothing fits."""
-    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "-"]
+    # Our own Python is named only so that uv need not look for the image's on this machine.
+    command = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "-"]
+    command += ["--python", sys.executable]
     command += ["--python-version", target.minor, "--python-platform", "x86_64-manylinux_2_35"]
     command += ["--only-binary", ":all:", *options]
     done = subprocess.run(
@@ -112,22 +113,26 @@ def resolve(wanted: list[str], target: Target, *options: str) -> dict[str, str]:
     return locks.versions(done.stdout) if done.returncode == 0 else {}
 
 
-def mend_requirement(one: locks.Unmet, asked: list[locks.Unmet], target: Target) -> str:
-    """Which pin would satisfy everybody who asks for this package."""
-    if one.dependency in locks.UNTOUCHED:
-        public = (target.version(one.dependency) or "").split("+")[0]
-        overrides = ["--override", str(ROOT / "requirements-overrides.txt")]
-        fitting = resolve([one.package, f"{one.dependency}=={public}"], target, *overrides)
-        if fitting.get(one.package):
-            return f"pin {one.package}=={fitting[one.package]}; it takes {one.dependency} {public}"
-        return (
-            f"no release of {one.package} takes {one.dependency} {public}: stay on an older image"
-        )
-    everybody = [other.requirement for other in asked if other.dependency == one.dependency]
+def mend_unmet(asking: list[locks.Unmet], target: Target) -> str:
+    """What would satisfy everybody who asks for one package: its pin, or theirs if it must not be replaced."""
+    name = asking[0].dependency
+    if name in locks.UNTOUCHED:
+        return "; ".join(mend_asking(one.package, name, target) for one in asking)
+    everybody = sorted({one.requirement for one in asking})
     fitting = resolve(everybody, target, "--no-deps")
-    if one.dependency in fitting:
-        return f"pin {one.dependency}=={fitting[one.dependency]}"
-    return f"no release of {one.dependency} satisfies {' and '.join(sorted(set(everybody)))}"
+    if name not in fitting:
+        return f"no release of {name} satisfies {' and '.join(everybody)}"
+    return f"pin {name}=={fitting[name]}"
+
+
+def mend_asking(package: str, name: str, target: Target) -> str:
+    """The newest release of a package that takes the image's PyTorch, Triton or NumPy."""
+    public = (target.version(name) or "").split("+")[0]
+    overrides = ["--override", str(ROOT / "requirements-overrides.txt")]
+    fitting = resolve([package, f"{name}=={public}"], target, *overrides)
+    if package not in fitting:
+        return f"no release of {package} takes {name} {public}: stay on an older image"
+    return f"pin {package}=={fitting[package]}, which takes {name} {public}"
 
 
 def mend_missing(pin: str, target: Target) -> str:
@@ -142,18 +147,24 @@ def mend_missing(pin: str, target: Target) -> str:
 def conflicts(target: Target) -> tuple[list[Conflict], list[locks.Unmet]]:
     """What does not fit; and what is left unmet on purpose."""
     metadata, without = read_metadata(target)
-    found = [
-        Conflict(
-            f"{pin}: no file for Python {target.minor} on Linux x86_64", mend_missing(pin, target)
-        )
-        for pin in without
-    ]
     requires = {name: one.get("requires_dist", []) for name, one in metadata.items()}
-    unmet = locks.unmet(requires, target.version, target.python)
+    asking: dict[str, list[locks.Unmet]] = {}
+    for one in locks.unmet(requires, target.version, target.python):
+        asking.setdefault(one.dependency, []).append(one)
     reasons = locks.exceptions()
-    serious = [one for one in unmet if one.dependency not in reasons]
-    found += [Conflict(str(one), mend_requirement(one, serious, target)) for one in serious]
-    return found, [one for one in unmet if one.dependency in reasons]
+    serious = [group for name, group in asking.items() if name not in reasons]
+    with ThreadPoolExecutor(4) as pool:
+        newer = pool.map(lambda pin: mend_missing(pin, target), without)
+        mends = pool.map(lambda group: mend_unmet(group, target), serious)
+        found = [
+            Conflict(f"{pin}: no file for Python {target.minor} on Linux x86_64", mend)
+            for pin, mend in zip(without, newer, strict=True)
+        ]
+        found += [
+            Conflict("\n      ".join(map(str, group)), mend)
+            for group, mend in zip(serious, mends, strict=True)
+        ]
+    return found, [one for name, group in asking.items() if name in reasons for one in group]
 
 
 def main() -> None:

@@ -6,7 +6,9 @@ os-info-gpu.txt). Kept are the image's Python and every package that has a versi
 
 import argparse
 import json
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +17,11 @@ sys.path.insert(0, str(ROOT))
 from helpers import locks
 
 FILE = ROOT / "helpers" / "images.json"
+# uv of this environment, else any other.
+UV = (
+    shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    or "uv"
+)
 
 
 def read_freeze(path: Path) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """Resolve the two lock files from their .in files: `python tools/pins.py [IMAGE]`, and print what changed.
 
-IMAGE is a known label (default: the newest) or the file of a `pip freeze`. Every package that the Colab image already holds keeps the image's version where the requirements allow
-it, so that the lock for Colab is short: it lists what must be added or replaced, with hashes. The local
-lock is the same set plus what a Colab machine brings along.
+IMAGE is a known label (default: the newest) or the file of a `pip freeze`. Every package that the Colab
+image already holds keeps the image's version where the requirements allow it, so that the lock for Colab is
+short: it lists what must be added or replaced, with hashes. The local lock is the same set plus what a Colab
+machine brings along.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from images import read_freeze
+from images import UV, read_freeze
 
 from helpers import locks
 
@@ -37,12 +38,13 @@ def compile_lock(names: list[str], prefer: dict[str, str], python: str) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lock.txt"
         out.write_text("".join(f"{n}=={v}\n" for n, v in prefer.items()))
-        options = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28"]
+        options = ["--python", sys.executable, "--python-version", python]
+        options += ["--python-platform", "x86_64-manylinux_2_28"]
         # The last file may contradict the first: ipywidgets differs between Colab and JupyterLab 4.
         for path in (str(OVERRIDES), sources[-1]):
             options += ["--override", path]
         options += ["--no-header", "--no-annotate", "--generate-hashes"]
-        command = ["uv", "pip", "compile", "--quiet", *options, *sources, "-o", str(out)]
+        command = [UV, "pip", "compile", "--quiet", *options, *sources, "-o", str(out)]
         subprocess.run(command, check=True)
         parts = re.split(r"^(?=[A-Za-z0-9])", out.read_text(), flags=re.MULTILINE)
     return {next(iter(locks.versions(part))): part for part in parts if locks.versions(part)}

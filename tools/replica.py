@@ -16,13 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from images import UV
+
 from helpers import locks
 
 OUT = ROOT / "build" / "replica"
-UV = (
-    shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    or "uv"
-)
 
 
 def base_requirements(packages: dict[str, str]) -> list[str]:

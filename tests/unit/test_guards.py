@@ -171,7 +171,7 @@ def uv() -> str:
 @pytest.mark.parametrize("lock", ["requirements-colab.txt", "requirements-local.txt"])
 def test_every_pin_has_a_wheel_for_every_python(lock, python):
     command = [uv(), "pip", "compile", "--quiet", "--no-deps", "--no-header", "--generate-hashes"]
-    command += ["--only-binary", ":all:", "--python-version", python]
+    command += ["--only-binary", ":all:", "--python", sys.executable, "--python-version", python]
     command += ["--python-platform", "x86_64-manylinux_2_28", str(KIT / lock)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "error sending request" in done.stderr or "dns error" in done.stderr:
