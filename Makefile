@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export GOMP_SPINCOUNT ?= 20000
 TEST_ENV := COURSE_SIZE=test COURSE_WORKSPACE=$(CURDIR)/build/test-workspace HF_HUB_OFFLINE=1
 
-.PHONY: course test alone unit nbval lab notebooks badges pins lint clean
+.PHONY: course test alone unit nbval lab notebooks badges pins drift replica lint clean
 
 course: $(READY)
 	$(PY) tools/course.py
@@ -47,9 +47,18 @@ notebooks: $(READY)
 badges: $(READY)
 	$(PY) tools/notebooks.py badges $(REPO) $(REF)
 
-# make pins IMAGE=pip-freeze.txt: needs uv
-pins:
-	$(PYTHON) tools/pins.py $(IMAGE)
+# make pins [IMAGE=label or pip-freeze.txt]: resolve the lock files anew, show what changed, run the tests.
+pins: $(READY)
+	$(PY) tools/pins.py $(IMAGE)
+	$(MAKE) test
+
+# make drift IMAGE=label or pip-freeze.txt [LOCK=file]: does the lock still hold there?
+drift: $(READY)
+	$(PY) tools/drift.py $(IMAGE) $(if $(LOCK),--lock $(LOCK)) $(if $(IMAGE_PYTHON),--python $(IMAGE_PYTHON))
+
+# make replica [IMAGE=label]: the course on a rebuilt Colab image.
+replica: $(READY)
+	$(PY) tools/replica.py $(IMAGE)
 
 clean:
 	rm -rf build

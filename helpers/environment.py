@@ -1,10 +1,9 @@
 """What machine is this, do its packages match the pins, and put it right. Needs only the standard library.
 
-`python -m helpers.environment [--json]` prints the report and exits with 1 when something is wrong.
+`python -m helpers.environment [--json] [--probe]` prints the report and exits with 1 when something is wrong.
 """
 
 import argparse
-import importlib
 import importlib.metadata
 import json
 import logging
@@ -14,16 +13,14 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from helpers import presets
-from helpers.errors import CourseError
+from helpers import installation, locks, presets
 
-KIT = Path(__file__).resolve().parent.parent
-# Never replaced: compiled neighbours are built for them, and numpy is loaded before any cell runs.
-UNTOUCHED = ("torch", "torchvision", "triton", "numpy")
+if TYPE_CHECKING:
+    from helpers import probes
+
 # Loggers that warn, on a machine without a GPU, of GPU parts that are missing there.
 QUIET = ("torchao", "bitsandbytes.backends.cpu.ops", "torch.utils._pytree")
 # What Unsloth's banner says, in its two forms: several lines when a model is loaded onto a GPU
@@ -42,6 +39,12 @@ BANNER = {
     "Xformers": r"Xformers = ([\w.+]*\w)",
     "FlashAttention 2": r"FA2 = (\w+)",
 }
+# Asked for by packages that run without them where there is no GPU.
+GPU_ONLY = ("torchvision", "torchaudio", "triton")
+OTHER_IMAGE = (
+    "it must not be replaced; choose another Colab runtime version "
+    "(command palette, Ctrl+Shift+P > Change runtime version)"
+)
 T4_MENU = "In Colab: menu Runtime > Change runtime type > T4 GPU, then run the cells from the top."
 
 
@@ -64,48 +67,45 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Result of `check`: the machine in words, and one row a package."""
+    """Result of `check`: the machine in words, one row a package, and what else was found.
+
+    ``image`` says which Colab image this is (empty elsewhere), ``unmet`` lists declared requirements that are
+    not met, ``on_purpose`` those that need not be, with the reason, ``probes`` what the GPU computed.
+    """
 
     machine: dict[str, str]
     rows: tuple[Row, ...]
+    image: str = ""
+    unmet: tuple[str, ...] = ()
+    on_purpose: tuple[str, ...] = ()
+    probes: tuple["probes.Probe", ...] = ()
+    model: str = ""
 
     @property
     def ok(self) -> bool:
-        return all(row.ok for row in self.rows)
+        right = all(row.ok for row in self.rows) and all(probe.ok for probe in self.probes)
+        return right and not self.unmet
 
     def __str__(self) -> str:
         lines = [f"{name:<20} {value}" for name, value in self.machine.items()]
+        lines += [f"{'image':<20} {self.image}"] if self.image else []
         for row in self.rows:
-            mark = "[OK] " if row.ok else "[FIX]"
-            found = row.found or "absent"
-            lines.append(
-                f"{mark} {row.package:<20} {found}" + (f"  ->  {row.fix}" if row.fix else "")
-            )
-        return "\n".join(lines)
+            lines.append(_line(row.ok, f"{row.package:<20} {row.found or 'absent'}", row.fix))
+        lines += [_line(False, text, "") for text in self.unmet]
+        lines += [f"[OK]  left unmet on purpose: {text}" for text in self.on_purpose]
+        lines += [
+            _line(probe.ok, f"{probe.name:<20} {probe.detail}", probe.fix) for probe in self.probes
+        ]
+        return "\n".join([*lines, *self.model.splitlines()])
 
 
-def on_colab() -> bool:
-    """Whether this is a Colab machine."""
-    return "COLAB_RELEASE_TAG" in os.environ
-
-
-def lock_file() -> Path:
-    """The list of pinned packages for this machine: Colab's, or the one for a machine of your own."""
-    return KIT / ("requirements-colab.txt" if on_colab() else "requirements-local.txt")
-
-
-def pins(lock: Path | None = None) -> dict[str, str]:
-    """``{package: version}`` of a lock file."""
-    text = (lock or lock_file()).read_text(encoding="utf-8")
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", text, flags=re.MULTILINE))
+def _line(ok: bool, text: str, fix: str) -> str:
+    return f"{'[OK] ' if ok else '[FIX]'} {text}" + (f"  ->  {fix}" if fix else "")
 
 
 def version(package: str) -> str | None:
     """Installed version of a package, or ``None``."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return installation.installed_version(package)
 
 
 def gpu() -> dict[str, str]:
@@ -122,7 +122,11 @@ def gpu() -> dict[str, str]:
     if answer.returncode or not values:
         return {}
     labels = ("GPU", "GPU memory", "driver", "compute capability")
-    return dict(zip(labels, (value.strip() for value in values[0].split(",")), strict=False))
+    found = dict(zip(labels, (value.strip() for value in values[0].split(",")), strict=False))
+    major = found.get("compute capability", "").partition(".")[0]
+    if major.isdecimal():
+        found["bfloat16"] = "yes" if int(major) >= 8 else "no"
+    return found
 
 
 def machine() -> dict[str, str]:
@@ -132,16 +136,62 @@ def machine() -> dict[str, str]:
         "Python": platform.python_version(),
         "cores": str(os.cpu_count()),
         "memory": f"{memory:.0f} GiB",
-        "free disk": f"{shutil.disk_usage(KIT).free / 2**30:.0f} GiB",
-        "place": "Google Colab" if on_colab() else "not Colab",
+        "free disk": f"{shutil.disk_usage(locks.KIT).free / 2**30:.0f} GiB",
+        "place": "Google Colab" if locks.on_colab() else "not Colab",
     }
     facts |= gpu() or {"GPU": "none"}
-    return facts | {name: version(name) or "absent" for name in UNTOUCHED}
+    return facts | {name: version(name) or "absent" for name in locks.UNTOUCHED}
 
 
-def check() -> Report:
-    """Compare every pinned package with what is installed; nothing is changed."""
-    return Report(machine(), tuple(Row(name, pin, version(name)) for name, pin in pins().items()))
+def package_rows() -> tuple[Row, ...]:
+    """Every pinned package beside what is installed."""
+    return tuple(Row(name, pin, version(name)) for name, pin in locks.pins().items())
+
+
+def check(probe: bool = False) -> Report:
+    """Compare this machine with what the course was proven with; nothing is changed.
+
+    Args:
+        probe: where there is a GPU, let it compute a few known results too. Takes some seconds.
+    """
+    facts, rows = machine(), package_rows()
+    unmet, on_purpose = _requirements(rows, has_gpu=facts["GPU"] != "none")
+    image, found = "", ()
+    if locks.on_colab():
+        image = str(locks.nearest_image(platform.python_version(), version))
+    if probe and facts["GPU"] != "none":
+        from helpers import probes
+
+        found = tuple(probes.run())
+    return Report(facts, rows, image, unmet, on_purpose, found, which_model(facts))
+
+
+def _requirements(rows: tuple[Row, ...], has_gpu: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What pinned packages ask for and do not find; and apart, what they need not find, with the reason.
+
+    A package that differs from its pin is not asked: its row says so already.
+    """
+    requires = {
+        row.package: importlib.metadata.requires(row.package) or [] for row in rows if row.ok
+    }
+    if not requires:
+        return (), ()
+    if locks.requirement_class() is None:
+        return (), ("requirements were not checked: the package `packaging` is absent",)
+    reasons = locks.exceptions()
+    if not has_gpu:
+        absent = "it serves GPUs, and this machine has none"
+        reasons |= {name: absent for name in GPU_ONLY if version(name) is None}
+    differing = {row.package for row in rows if not row.ok}
+    unmet, on_purpose = [], []
+    for one in locks.unmet(requires, version):
+        if one.dependency in reasons:
+            on_purpose.append(f"{one}. {reasons[one.dependency]}")
+        elif one.dependency in locks.UNTOUCHED:
+            unmet.append(f"{one}  ->  {OTHER_IMAGE}")
+        elif one.dependency not in differing:
+            unmet.append(f"{one}  ->  pip install --no-deps '{one.requirement}'")
+    return tuple(unmet), tuple(on_purpose)
 
 
 def install() -> None:
@@ -149,21 +199,22 @@ def install() -> None:
 
     Raises:
         CourseError: an installation failed, or it moved one of the packages that must not move, or a
-            package that was replaced is already loaded and the runtime has to be restarted.
+            package that was replaced is already loaded and the session has to be restarted.
     """
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Unsloth reports each load to its makers unless told not to.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-    wrong = [row for row in check().rows if not row.ok]
+    wrong = [row.package for row in package_rows() if not row.ok]
     if wrong and os.environ.get("COURSE_INSTALL") == "0":
         print(
             f"{len(wrong)} packages differ from the pins; COURSE_INSTALL=0 leaves them as they are."
         )
     elif wrong:
-        _install([row.package for row in wrong])
-    print("Packages match the pins." if check().ok else "Packages do not match the pins.")
-    print(which_model())
+        installation.bring(wrong)
+        wrong = [row.package for row in package_rows() if not row.ok]
+    print("Packages match the pins." if not wrong else "Packages do not match the pins.")
+    print(which_model(gpu()))
 
 
 def limit_to_t4() -> None:
@@ -188,68 +239,31 @@ def read_banner(text: str) -> dict[str, str]:
     return {name: match[1] for name, match in found.items() if match}
 
 
-def which_model() -> str:
-    """One or two sentences: what the course runs on this machine, and how to get the other."""
+def which_model(facts: dict[str, str]) -> str:
+    """One or two sentences: what the course runs on a machine with these facts, and how to get the other."""
     if os.environ.get("COURSE_MODEL"):
         return f"Model: {os.environ['COURSE_MODEL']}, from COURSE_MODEL."
-    found = gpu()
-    if found:
-        return f"{found['GPU']} found: the course uses {presets.MODELS['llama-2-7b'].name}."
+    found = facts.get("GPU", "none")
+    if found != "none":
+        return f"{found} found: the course uses {presets.MODELS['llama-2-7b'].name}."
     small = presets.MODELS[presets.EMBEDDED].name
     return (
         f"No GPU here: the course uses the small model {small}, same cells, same steps.\n{T4_MENU}"
     )
 
 
-def _install(packages: list[str]) -> None:
-    before = {name: version(name) for name in UNTOUCHED}
-    loaded = [name for name in packages if name.replace("-", "_") in sys.modules]
-    wanted = re.split(
-        r"^(?=[A-Za-z0-9])", lock_file().read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
-    chosen = [block for block in wanted if block.split("==")[0] in packages]
-    print(f"Installing {len(packages)} packages: {', '.join(packages)} …")
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as subset:
-        subset.write("".join(chosen))
-        subset.flush()
-        options = ["--no-deps", "--require-hashes", "-r", subset.name]
-        if shutil.which("uv"):
-            command = ["uv", "pip", "install", "--quiet", "--python", sys.executable, *options]
-            command += [] if sys.prefix != sys.base_prefix else ["--system"]
-        else:
-            command = [sys.executable, "-m", "pip", "install", "--quiet", *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise CourseError(
-            f"The packages could not be installed: {reason}",
-            "There may be no network, or too little disk space.",
-            "Run this cell again; what is already installed stays.",
-        )
-    importlib.invalidate_caches()
-    moved = [name for name in UNTOUCHED if before[name] not in (None, version(name))]
-    if moved:
-        raise CourseError(
-            f"The installation changed {', '.join(moved)}.",
-            "Other packages on this machine are built for the earlier version.",
-            "Delete the runtime (menu Runtime > Disconnect and delete runtime), and report this.",
-        )
-    if loaded:
-        raise CourseError(
-            f"{', '.join(loaded)} had been loaded before it was replaced.",
-            "Python keeps the old version in memory.",
-            "Restart the session (menu Runtime > Restart session), then run the cells from the top.",
-        )
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="machine-readable report")
+    parser.add_argument("--probe", action="store_true", help="let a GPU compute known results too")
     arguments = parser.parse_args()
-    report = check()
+    report = check(arguments.probe)
     if arguments.json:
         rows = [asdict(row) | {"ok": row.ok, "fix": row.fix} for row in report.rows]
-        print(json.dumps({"ok": report.ok, "machine": report.machine, "packages": rows}, indent=1))
+        content = {"ok": report.ok, "machine": report.machine, "image": report.image}
+        content |= {"packages": rows, "unmet": report.unmet, "on_purpose": report.on_purpose}
+        content["probes"] = [probe._asdict() for probe in report.probes]
+        print(json.dumps(content | {"model": report.model}, indent=1))
     else:
         print(report)
     return 0 if report.ok else 1

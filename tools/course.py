@@ -3,6 +3,7 @@
 python tools/course.py [NAME …]      executed copies go to build/course/
 python tools/course.py --in-place    refresh the outputs that stand in the repository
 python tools/course.py --alone       each notebook in an empty workspace of its own
+python tools/course.py --python PATH the kernels run in another Python, such as a Colab replica's
 
 Exits with 1, and shows the cell and its error, when a cell fails.
 """
@@ -27,21 +28,25 @@ OUT = ROOT / "build" / "course"
 CELL_TIMEOUT = 3600
 
 
-def client_for(notebook: nbformat.NotebookNode, timeout: int) -> NotebookClient:
+def client_for(
+    notebook: nbformat.NotebookNode, timeout: int, python: str = sys.executable
+) -> NotebookClient:
     """A client whose kernel talks through local sockets: no ports that other kernels might take."""
     sockets = Path(tempfile.mkdtemp()) / "kernel"
+    manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets))
+    manager.kernel_spec.argv[0] = python
     return NotebookClient(
         notebook,
-        km=AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets)),
+        km=manager,
         timeout=timeout,
         resources={"metadata": {"path": NOTEBOOKS}},
     )
 
 
-def run(source: Path, target: Path) -> float:
+def run(source: Path, target: Path, python: str) -> float:
     """Execute one notebook and write it to ``target``, also when a cell fails. Returns minutes."""
     notebook = nbformat.read(source, as_version=4)
-    client = client_for(notebook, CELL_TIMEOUT)
+    client = client_for(notebook, CELL_TIMEOUT, python)
     started = time.perf_counter()
     print(f"{source.stem:<24}", end="", flush=True)
     try:
@@ -69,12 +74,12 @@ def _is_error(output: nbformat.NotebookNode) -> bool:
     return output.output_type == "error"
 
 
-def prepare_model() -> None:
+def prepare_model(python: str) -> None:
     """Make the small model now, so that its minute is not counted as the first notebook's."""
     code = "from helpers import models; models.locate()"
     print("preparing the model …", flush=True)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        [python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if done.returncode:
         sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
@@ -113,6 +118,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="notebooks, such as 05 (default: 01 to 06)")
     parser.add_argument("--in-place", action="store_true")
     parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--python", default=sys.executable)
     arguments = parser.parse_args()
     every = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     wanted = tuple(arguments.names)
@@ -125,15 +131,15 @@ def main() -> None:
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).expanduser().resolve())
     if not arguments.alone:
-        prepare_model()
+        prepare_model(arguments.python)
     for path in chosen:
         target = path if arguments.in_place else OUT / path.name
         if arguments.alone:
             with tempfile.TemporaryDirectory() as empty:
                 os.environ["COURSE_WORKSPACE"] = empty
-                minutes[path.stem] = run(path, OUT / "alone" / path.name)
+                minutes[path.stem] = run(path, OUT / "alone" / path.name, arguments.python)
         else:
-            minutes[path.stem] = run(path, target)
+            minutes[path.stem] = run(path, target, arguments.python)
     if any(name.startswith("06") for name in minutes) and not arguments.alone:
         sys.path.insert(0, str(ROOT))
         from helpers import workspace

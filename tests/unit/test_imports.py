@@ -17,6 +17,9 @@ KIT = Path(__file__).parents[2]
 HELPERS = {
     "errors": set(),
     "presets": set(),
+    "locks": set(),
+    "installation": set(),
+    "probes": {"torch"},
     "environment": set(),
     "workspace": set(),
     "data": set(),
@@ -31,7 +34,16 @@ HELPERS = {
     "plots": {"matplotlib"},
     "widgets": {"ipywidgets"},
 }
-STANDARD_LIBRARY_ONLY = ["errors", "presets", "environment", "workspace", "data", "selection"]
+STANDARD_LIBRARY_ONLY = [
+    "errors",
+    "presets",
+    "locks",
+    "installation",
+    "environment",
+    "workspace",
+    "data",
+    "selection",
+]
 UNSLOTH_MUST_COME_BEFORE = {"transformers", "trl", "peft"}
 HEAVY = UNSLOTH_MUST_COME_BEFORE | {"unsloth", "datasets"}
 LIGHT = [name for name in HELPERS if name not in ("models", "runs", "training")]

@@ -1,0 +1,199 @@
+"""The lock files and the known Colab images: what is pinned, what each pin asks for, which image this is.
+
+Needs only the standard library. Where `packaging` is to be had (pip carries a copy), requirements are checked.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from helpers.errors import CourseError
+
+KIT = Path(__file__).resolve().parent.parent
+# Never replaced: compiled neighbours are built for them, and numpy is loaded before any cell runs.
+UNTOUCHED = ("torch", "torchvision", "torchaudio", "triton", "numpy")
+# Python versions for which every pin is proven to resolve.
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
+class Unmet(NamedTuple):
+    """A declared requirement that is not met: who asks, for what, and what is there (None: nothing)."""
+
+    package: str
+    requirement: str
+    dependency: str
+    found: str | None
+
+    def __str__(self) -> str:
+        there = f"{self.dependency} {self.found} is there" if self.found else "it is absent"
+        return f"{self.package} asks for {self.requirement}; {there}"
+
+
+class Image(NamedTuple):
+    """The nearest known Colab image, and how this machine differs from it: ``{package: (there, here)}``."""
+
+    label: str
+    differences: dict[str, tuple[str, str | None]]
+
+    def __str__(self) -> str:
+        if not self.differences:
+            return f"Colab {self.label}"
+        parts = [
+            f"{name} {here or 'absent'} ({there})"
+            for name, (there, here) in self.differences.items()
+        ]
+        more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
+        return f"not a known Colab image; nearest is {self.label}, which differs in {', '.join(parts[:6])}{more}"
+
+
+def on_colab() -> bool:
+    """Whether this is a Colab machine."""
+    return "COLAB_RELEASE_TAG" in os.environ
+
+
+def canonical(name: str) -> str:
+    """A package's name as PEP 503 spells it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def versions(text: str) -> dict[str, str]:
+    """``{package: version}`` of the ``name==version`` lines of a lock file or ``pip freeze``.
+
+    Comments, hashes, options, files and addresses are passed over.
+    """
+    found = re.findall(
+        r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\#]+)", text, flags=re.MULTILINE
+    )
+    return {canonical(name): version for name, version in found}
+
+
+def lock_file() -> Path:
+    """The list of pinned packages for this machine: Colab's, or the one for a machine of your own."""
+    return KIT / ("requirements-colab.txt" if on_colab() else "requirements-local.txt")
+
+
+def pins(lock: Path | None = None) -> dict[str, str]:
+    """``{package: version}`` of a lock file.
+
+    Raises:
+        CourseError: the file is absent, or holds no pin.
+    """
+    lock = lock or lock_file()
+    try:
+        found = versions(lock.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(
+            f"{lock} could not be read: {error}",
+            "It lists every package that the course needs.",
+            "Get the course again: delete its folder, then run the notebook's first cell.",
+        ) from error
+    if not found:
+        raise CourseError(
+            f"{lock} pins no package.",
+            "It was emptied or cut off.",
+            "Get the course again: delete its folder, then run the notebook's first cell.",
+        )
+    return found
+
+
+def proven(lock: Path | None = None) -> dict[str, str]:
+    """``{package: version}`` of what a lock was proven with and never replaces, from its ``# proven with`` line."""
+    text = (lock or lock_file()).read_text(encoding="utf-8")
+    line = re.search(r"^# proven with (.*)$", text, flags=re.MULTILINE)
+    return versions("\n".join(line[1].split(", "))) if line else {}
+
+
+def exceptions() -> dict[str, str]:
+    """``{package: reason}``: requirements that are left unmet on purpose, from requirements-overrides.txt."""
+    found, reason = {}, ""
+    for line in (KIT / "requirements-overrides.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            reason = line.removeprefix("#").strip()
+        elif line.strip():
+            found[canonical(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0])] = reason
+    return found
+
+
+def requirement_class():
+    """``packaging.requirements.Requirement``, from pip's own copy if need be; None where neither is there."""
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        try:
+            from pip._vendor.packaging.requirements import Requirement
+        except ImportError:
+            return None
+    return Requirement
+
+
+def unmet(
+    requires: Mapping[str, list[str]],
+    installed: Callable[[str], str | None],
+    python: str | None = None,
+) -> list[Unmet]:
+    """Declared requirements that are not met.
+
+    Args:
+        requires: for each package its ``Requires-Dist`` lines.
+        installed: gives a package's version, or None where it is absent.
+        python: judge markers for this Python on Linux x86_64 instead of for this machine.
+
+    Raises:
+        CourseError: `packaging` is not to be had.
+    """
+    requirement = requirement_class()
+    if requirement is None:
+        raise CourseError(
+            "Requirements cannot be checked: the package `packaging` is absent.",
+            "It reads a requirement as pip does.",
+            "Run environment.install(), which brings it.",
+        )
+    place = {"extra": ""}
+    if python:
+        place |= {
+            "python_version": ".".join(python.split(".")[:2]),
+            "python_full_version": python if python.count(".") == 2 else f"{python}.0",
+            "sys_platform": "linux",
+            "platform_system": "Linux",
+            "platform_machine": "x86_64",
+            "os_name": "posix",
+            "implementation_name": "cpython",
+            "platform_python_implementation": "CPython",
+        }
+    found = []
+    for package, lines in requires.items():
+        for line in lines:
+            asked = requirement(line)
+            if asked.marker and not asked.marker.evaluate(place):
+                continue
+            here = installed(canonical(asked.name))
+            if here is None or not asked.specifier.contains(here, prereleases=True):
+                text = f"{asked.name}{asked.specifier}"
+                found.append(Unmet(package, text, canonical(asked.name), here))
+    return found
+
+
+@cache
+def images() -> dict[str, dict]:
+    """Known Colab images by label, newest first: ``{"python": …, "packages": {name: version}}``."""
+    return json.loads((KIT / "helpers" / "images.json").read_text(encoding="utf-8"))
+
+
+def nearest_image(python: str, installed: Callable[[str], str | None]) -> Image:
+    """Which known Colab image a machine is, or is nearest to.
+
+    Only what the course uses is compared, and nothing of Colab's lock, which replaces it on purpose.
+    """
+    used = {*pins(KIT / "requirements-local.txt"), *UNTOUCHED}
+    used -= set(pins(KIT / "requirements-colab.txt"))
+    found = []
+    for label, image in images().items():
+        packages = image["packages"]
+        there = {"Python": image["python"]} | {n: packages[n] for n in packages if n in used}
+        here = {name: python if name == "Python" else installed(name) for name in there}
+        found.append(Image(label, {n: (there[n], here[n]) for n in there if there[n] != here[n]}))
+    return min(found, key=lambda image: len(image.differences))

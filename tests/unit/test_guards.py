@@ -1,0 +1,180 @@
+"""Guards against rot: what the cells and helpers call exists in the pinned versions, on the GPU too.
+
+Without a GPU, Unsloth puts its CPU backend in place, and `inspect` shows that one. So the files of the
+pinned packages are read with `ast`, which runs nothing.
+"""
+
+import ast
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import locks, presets
+
+KIT = Path(__file__).parents[2]
+SOURCES = [*sorted((KIT / "notebooks").glob("*.ipynb")), *sorted((KIT / "helpers").glob("*.py"))]
+# Values that options of text may have, from the documentation of PEFT, Transformers and Unsloth. Unsloth
+# takes a misspelt use_gradient_checkpointing without a word.
+KNOWN = {
+    "use_gradient_checkpointing": {"unsloth", True, False},
+    "bias": {"none", "all", "lora_only"},
+    "save_strategy": {"no", "steps", "epoch", "best"},
+    "lr_scheduler_type": {"linear", "cosine", "constant", "constant_with_warmup"},
+    "optim": {"adamw_8bit", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"},
+    "report_to": {"none"},
+}
+
+
+def package_file(name: str) -> ast.Module:
+    """A module of an installed package, parsed and not run."""
+    package, *rest = name.split(".")
+    root = Path(importlib.util.find_spec(package).origin).parent
+    return ast.parse(root.joinpath(*rest).with_suffix(".py").read_text(encoding="utf-8"))
+
+
+def class_named(module: ast.Module, name: str) -> ast.ClassDef:
+    return next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == name)
+
+
+def parameters(module: str, class_name: str, function: str) -> set[str]:
+    """Names that a method takes."""
+    body = class_named(package_file(module), class_name).body
+    found = next(n for n in body if isinstance(n, ast.FunctionDef) and n.name == function)
+    return {a.arg for a in (*found.args.args, *found.args.kwonlyargs)}
+
+
+def fields(module: str, class_name: str) -> set[str]:
+    """Fields of a dataclass, without those it inherits."""
+    body = class_named(package_file(module), class_name).body
+    return {n.target.id for n in body if isinstance(n, ast.AnnAssign)}
+
+
+ACCEPTED = {
+    "FastLanguageModel.from_pretrained": parameters(
+        "unsloth.models.loader", "FastLanguageModel", "from_pretrained"
+    ),
+    "FastLanguageModel.get_peft_model": parameters(
+        "unsloth.models.llama", "FastLlamaModel", "get_peft_model"
+    ),
+    "SFTTrainer": parameters("trl.trainer.sft_trainer", "SFTTrainer", "__init__"),
+    "SFTConfig": fields("trl.trainer.sft_config", "SFTConfig")
+    | fields("trl.trainer.base_config", "_BaseConfig")
+    | fields("transformers.training_args", "TrainingArguments"),
+}
+
+
+def code_of(path: Path) -> str:
+    if path.suffix == ".py":
+        return path.read_text(encoding="utf-8")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def calls() -> list[tuple[str, str, ast.Call]]:
+    """Every call of a guarded function in notebooks and helpers: file, function, call."""
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(code_of(path))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ACCEPTED:
+                found.append((path.name, ast.unparse(node.func), node))
+    return found
+
+
+CALLS = calls()
+
+
+def test_each_guarded_function_is_called_in_a_notebook_and_its_parameters_were_found():
+    in_notebooks = {name for file, name, _ in CALLS if file.endswith(".ipynb")}
+    assert in_notebooks == set(ACCEPTED)
+    assert all(len(names) > 10 for names in ACCEPTED.values())
+    assert {"max_length", "learning_rate", "optim"} <= ACCEPTED["SFTConfig"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "call"), CALLS, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_every_argument_exists_in_the_pinned_version(file, name, call):
+    assert {k.arg for k in call.keywords if k.arg} - ACCEPTED[name] == set()
+
+
+def test_the_homeworks_settings_are_arguments_of_the_trainer():
+    assert set(presets.TRAINING) <= ACCEPTED["SFTConfig"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "call"), CALLS, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_options_of_text_have_known_values(file, name, call):
+    for keyword in call.keywords:
+        if isinstance(keyword.value, ast.Constant) and keyword.arg in KNOWN:
+            assert keyword.value.value in KNOWN[keyword.arg], keyword.arg
+        elif isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, str):
+            assert keyword.arg in ("model_name", "output_dir"), f"no known values: {keyword.arg}"
+
+
+def test_known_values_are_known_to_the_packages_too():
+    assert KNOWN["optim"] >= {presets.TRAINING["optim"]}
+    assert presets.TRAINING["lr_scheduler_type"] in KNOWN["lr_scheduler_type"]
+    names = class_named(package_file("transformers.training_args"), "OptimizerNames").body
+    optimizers = {n.value.value for n in names if isinstance(n, ast.Assign)}
+    assert KNOWN["optim"] <= optimizers | {"adamw_8bit"}
+    text = (
+        Path(importlib.util.find_spec("unsloth").origin).parent / "models" / "llama.py"
+    ).read_text()
+    assert 'use_gradient_checkpointing = "unsloth"' in text
+
+
+# ------------------------------------------------------------------------------------ cells that install
+INSTALLERS = ("pip install", "pip3 install", "uv pip", "conda ", "apt-get", "ensurepip")
+
+
+@pytest.mark.parametrize("path", SOURCES[:7], ids=lambda path: path.stem)
+def test_no_cell_installs_anything_but_through_the_lock(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        # A line with ! or % would not parse; text that a cell only shows installs nothing.
+        tree = ast.parse(cell.source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(
+                ("subprocess.", "os.system")
+            ):
+                assert not any(word in ast.unparse(node) for word in INSTALLERS)
+
+
+@pytest.mark.parametrize("path", SOURCES[:7], ids=lambda path: path.stem)
+def test_nothing_that_may_be_replaced_is_imported_before_the_install_cell(path):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    number = next(i for i, cell in enumerate(cells) if "environment.install()" in cell.source)
+    before = ast.parse("\n".join(cell.source for cell in cells[: number + 1]))
+    imported = set()
+    for node in ast.walk(before):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    assert imported <= set(sys.stdlib_module_names) | {"helpers"}
+    assert number == 1
+
+
+# -------------------------------------------------------------------------------------- wheels
+def uv() -> str:
+    return shutil.which("uv", path=f"{Path(sys.executable).parent}:/usr/bin") or "uv"
+
+
+@pytest.mark.parametrize("python", locks.PYTHONS)
+@pytest.mark.parametrize("lock", ["requirements-colab.txt", "requirements-local.txt"])
+def test_every_pin_has_a_wheel_for_every_python(lock, python):
+    command = [uv(), "pip", "compile", "--quiet", "--no-deps", "--no-header", "--generate-hashes"]
+    command += ["--only-binary", ":all:", "--python", sys.executable, "--python-version", python]
+    command += ["--python-platform", "x86_64-manylinux_2_28", str(KIT / lock)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "error sending request" in done.stderr or "dns error" in done.stderr:
+        pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr
+    assert locks.versions(done.stdout) == locks.pins(KIT / lock)

@@ -1,0 +1,322 @@
+"""`environment.install()` on real small packages, in a virtual environment of its own."""
+
+import functools
+import hashlib
+import http.server
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+KIT = Path(__file__).parents[2]
+
+
+def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess:
+    """Run a command in the repository; ``variables`` go into its environment."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COURSE", "COLAB"))}
+    return subprocess.run(
+        command, cwd=KIT, env=kept | variables, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """A fresh virtual environment with pip and nothing else."""
+    folder = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    return folder
+
+
+class Shelf:
+    """A virtual environment, small real packages that it may install, and a lock file."""
+
+    def __init__(self, venv: Path, folder: Path):
+        self.python, self.folder = venv / "bin" / "python", folder
+        self.variables = {
+            "PATH": str(folder / "no-commands"),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(folder),
+            "UV_NO_CONFIG": "1",
+            "UV_NO_INDEX": "1",
+            "UV_FIND_LINKS": str(folder),
+            "UV_CACHE_DIR": str(folder / "uv"),
+        }
+
+    def wheel(self, name: str, version: str, files: int = 0) -> str:
+        """Put a package on the shelf that asks for another; return its line for the lock file."""
+        stem = f"{name.replace('-', '_')}-{version}"
+        file = self.folder / f"{stem}-py3-none-any.whl"
+        info = f"{stem}.dist-info"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(f"{name.replace('-', '_')}.py", f"version = '{version}'\n")
+            archive.writestr(
+                f"{info}/METADATA",
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+                "Requires-Dist: nowhere-to-be-had\n",
+            )
+            archive.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            for number in range(files):
+                archive.writestr(f"{name.replace('-', '_')}_parts/part{number}.py", "x = 1\n")
+            archive.writestr(f"{info}/RECORD", "")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        return f"{name}=={version} \\\n    --hash=sha256:{digest}\n"
+
+    def code(self, lines: tuple[str, ...], before: str = "") -> str:
+        """A script that runs ``environment.install()`` against a lock file of these lines."""
+        for name in ("requirements-local.txt", "requirements-colab.txt"):
+            (self.folder / name).write_text("# Made by a test.\n" + "".join(lines))
+        (self.folder / "requirements-overrides.txt").touch()
+        return (
+            f"{before}\nfrom pathlib import Path\n"
+            "from helpers import environment, installation, locks\n"
+            "from helpers.errors import CourseError\n"
+            f"locks.KIT = Path({str(self.folder)!r})\n"
+            "installation.PAUSE_SECONDS = 0\n"
+            "try:\n    environment.install()\n"
+            "except CourseError as error:\n    print('CourseError:', error)\n"
+        )
+
+    def install(self, *lines: str, before: str = "", **variables: str) -> str:
+        """What ``environment.install()`` says there."""
+        code = self.code(lines, before)
+        done = run(self.python, "-c", code, **self.variables | variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def version(self, name: str) -> str | None:
+        """The version that a fresh interpreter there imports."""
+        done = run(self.python, "-c", f"import {name}; print({name}.version)")
+        return done.stdout.strip() or None
+
+
+@pytest.fixture
+def shelf(bare, tmp_path) -> Shelf:
+    return Shelf(bare, tmp_path)
+
+
+def works(command: str) -> bool:
+    found = shutil.which(command)
+    return bool(found) and run(found, "--version").returncode == 0
+
+
+TOOLS = ["pip", pytest.param("uv", marks=pytest.mark.skipif(not works("uv"), reason="no uv"))]
+
+
+def command_path(tool: str) -> dict[str, str]:
+    """Variables with which uv is found, or is not."""
+    return {} if tool == "pip" else {"PATH": os.environ["PATH"]}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_what_differs_is_installed_and_nothing_else(shelf, tool):
+    path = command_path(tool)
+    one, two = f"one-{tool}", f"two-{tool}"
+    first, second = shelf.wheel(one, "1.0"), shelf.wheel(two, "1.0")
+    assert f"Installing 1 packages: {one} …" in shelf.install(first, **path)
+    out = shelf.install(first, second, **path)
+    assert f"Installing 1 packages: {two} …\n" in out and "\nPackages match the pins.\n" in out
+    assert re.search(r"^  (Installed|Successfully installed) ", out, re.MULTILINE)
+    assert shelf.version(f"one_{tool}") == shelf.version(f"two_{tool}") == "1.0"
+    assert shelf.install(first, second, **path).startswith("Packages match the pins.\n")
+
+
+def test_an_installation_can_be_declined(shelf):
+    out = shelf.install(shelf.wheel("declined", "1.0"), COURSE_INSTALL="0")
+    assert out.startswith("1 packages differ from the pins; COURSE_INSTALL=0")
+    assert "Packages do not match the pins." in out
+    assert shelf.version("declined") is None
+
+
+TROUBLE = {
+    "absent": "There is no file of it for Python",
+    "other hash": "is not the one that was pinned",
+    "no hash": "The list of pinned packages was edited",
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("damage", TROUBLE)
+def test_a_package_that_cannot_be_had_or_trusted_leaves_the_earlier_one(shelf, damage, tool):
+    path = command_path(tool)
+    name = f"kept_{damage.split()[0]}_{tool}"
+    line = shelf.wheel(name, "1.0")
+    shelf.install(line, **path)
+    wanted = shelf.wheel(name, "2.0")
+    if damage == "absent":
+        (shelf.folder / f"{name}-2.0-py3-none-any.whl").unlink()
+    elif damage == "other hash":
+        wanted = re.sub("sha256:.{8}", "sha256:00000000", wanted)
+    else:
+        wanted = f"{name}==2.0\n"
+    out = shelf.install(wanted, **path)
+    assert "CourseError: The packages could not be installed: " in out
+    assert TROUBLE[damage] in out and "What to do: " in out
+    assert shelf.version(name) == "1.0"
+    # The next run with a whole list goes on as if nothing had been.
+    assert shelf.install(line, **path).startswith("Packages match the pins.\n")
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_folder_that_may_not_be_written_to_is_named(shelf, tool):
+    line = shelf.wheel(f"unwritable-{tool}", "1.0")
+    site = next(shelf.python.parents[1].glob("lib/python*/site-packages"))
+    # The superuser writes everywhere, unless this right is taken away.
+    rights = "-dac_override,-dac_read_search"
+    weaker = [shutil.which("setpriv"), f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    command = [*(weaker if os.getuid() == 0 else []), shelf.python, "-c", shelf.code((line,))]
+    site.chmod(0o555)
+    try:
+        done = run(*command, **shelf.variables | command_path(tool))
+    finally:
+        site.chmod(0o755)
+    assert "Python's folder for packages may not be written to" in done.stdout, done.stderr
+
+
+class Flaky(http.server.SimpleHTTPRequestHandler):
+    """Serves the shelf as a package index; drops the connection in the first ``drops`` downloads."""
+
+    drops = 0
+    asked = 0
+
+    def do_GET(self):
+        if self.path.endswith(".whl"):
+            Flaky.asked += 1
+            if Flaky.asked <= Flaky.drops:
+                self.send_response(200)
+                self.send_header("Content-Length", "100000")
+                self.end_headers()
+                self.wfile.write(b"PK")
+                self.wfile.flush()
+                self.connection.close()
+                return
+        super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def index(shelf):
+    """The address of a package index over HTTP that serves the shelf."""
+    handler = functools.partial(Flaky, directory=str(shelf.folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def over_http(shelf, address: str, name: str) -> dict[str, str]:
+    """Variables that make pip and uv use the index, with hardly any retries of their own."""
+    page = shelf.folder / "simple" / name
+    page.mkdir(parents=True)
+    links = [f'<a href="/{w.name}">{w.name}</a>' for w in shelf.folder.glob("*.whl")]
+    (page / "index.html").write_text("".join(links))
+    return {
+        "PIP_NO_INDEX": "0",
+        "PIP_FIND_LINKS": "",
+        "PIP_INDEX_URL": f"{address}/simple",
+        "PIP_RETRIES": "1",
+        "PIP_NO_CACHE_DIR": "1",
+        "UV_NO_INDEX": "0",
+        "UV_FIND_LINKS": "",
+        "UV_DEFAULT_INDEX": f"{address}/simple",
+        "UV_HTTP_RETRIES": "0",
+    }
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_dropped_connection_is_tried_again(shelf, index, tool):
+    name = f"dropped-{tool}"
+    line = shelf.wheel(name, "1.0")
+    Flaky.asked, Flaky.drops = 0, 2
+    out = shelf.install(line, **over_http(shelf, index, name), **command_path(tool))
+    assert "trying again (2 of 3)" in out
+    assert "Packages match the pins." in out and "CourseError" not in out
+    assert shelf.version(name.replace("-", "_")) == "1.0"
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_without_a_network_the_student_is_told_after_three_tries(shelf, tool):
+    name = f"offline-{tool}"
+    line = shelf.wheel(name, "1.0")
+    out = shelf.install(line, **over_http(shelf, "http://127.0.0.1:9", name), **command_path(tool))
+    assert out.count("trying again") == 2
+    assert "There is no network, or it failed 3 times." in out
+    assert shelf.version(name.replace("-", "_")) is None
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_an_installation_that_was_killed_is_mended_by_the_next(shelf, tool):
+    name = f"killed-{tool}"
+    line = shelf.wheel(name, "1.0", files=4000)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COURSE", "COLAB"))}
+    process = subprocess.Popen(
+        [shelf.python, "-c", shelf.code((line,))],
+        cwd=KIT,
+        env=kept | shelf.variables | command_path(tool),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    site = next(shelf.python.parents[1].glob("lib/python*/site-packages"))
+    parts = site / f"{name.replace('-', '_')}_parts"
+    until = time.monotonic() + 60
+    while not parts.exists() and time.monotonic() < until:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    out = shelf.install(line, **command_path(tool))
+    assert "CourseError" not in out and "Packages match the pins." in out
+    assert len(list(parts.glob("part*.py"))) == 4000
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_package_without_its_last_file_is_not_taken_for_whole(shelf, tool):
+    name = f"half-{tool}"
+    line = shelf.wheel(name, "1.0")
+    shelf.install(line, **command_path(tool))
+    site = next(shelf.python.parents[1].glob("lib/python*/site-packages"))
+    record = site / f"{name.replace('-', '_')}-1.0.dist-info" / "RECORD"
+    record.unlink()
+    out = shelf.install(line, **command_path(tool))
+    assert f"Installing 1 packages: {name} …" in out and "Packages match the pins." in out
+    assert record.exists()
+
+
+def test_replacing_a_package_in_use_asks_for_a_restart(shelf):
+    shelf.install(shelf.wheel("in-use", "1.0"))
+    out = shelf.install(shelf.wheel("in-use", "2.0"), before="import in_use")
+    assert "CourseError: in-use had been loaded before it was replaced." in out
+    assert "Restart session" in out
+    assert shelf.version("in_use") == "2.0"
+    # After the restart the cells go on from there.
+    assert shelf.install(shelf.wheel("in-use", "2.0")).startswith("Packages match the pins.\n")
+
+
+def test_an_installation_that_moves_a_package_others_are_built_for_is_told(shelf):
+    shelf.install(shelf.wheel("triton", "1.0"))
+    out = shelf.install(shelf.wheel("triton", "2.0"))
+    assert "CourseError: The installation changed triton." in out
+
+
+def test_a_pinned_numpy_where_there_was_none_is_no_move(shelf):
+    out = shelf.install(shelf.wheel("numpy", "2.0"))
+    assert "CourseError" not in out
+    assert "Packages match the pins." in out
+
+
+def test_a_satisfied_install_changes_nothing_and_starts_no_installer(shelf):
+    line = shelf.wheel("satisfied", "1.0")
+    shelf.install(line)
+    out = shelf.install(line, before="import subprocess; subprocess.Popen = None")
+    assert out.startswith("Packages match the pins.\nNo GPU here")

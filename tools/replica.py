@@ -1,0 +1,99 @@
+"""Rebuild a Colab image as a virtual environment, install the kit on top, and run the course there.
+
+`python tools/replica.py [IMAGE] [--only-build]`: IMAGE is a label of helpers/images.json (default: the newest).
+The environment has the image's Python, its PyTorch, and the image's version of every package that the
+course uses or that PyTorch brings. It stays in build/replica/IMAGE; a second call starts from there. PyTorch
+comes from PyPI, so it is a CUDA build (about 3 GB), and not the very one on Colab. Needs uv.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from images import UV
+
+from helpers import locks
+
+OUT = ROOT / "build" / "replica"
+
+
+def base_requirements(packages: dict[str, str]) -> list[str]:
+    """The image's versions of what the course uses, without local parts such as +cu128, which PyPI lacks."""
+    used = {*locks.pins(ROOT / "requirements-local.txt"), *locks.UNTOUCHED}
+    # What ipywidgets 7 and IPython 7 on Colab need, and newer ones do not.
+    used |= {"backcall", "pickleshare", "ipython-genutils", "widgetsnbextension", "notebook"}
+    return [f"{name}=={packages[name].split('+')[0]}" for name in sorted(used) if name in packages]
+
+
+def uv(*arguments: str | Path) -> None:
+    """Run uv; on failure end with what it says."""
+    done = subprocess.run([UV, *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"uv {' '.join(map(str, arguments[:3]))} failed:\n{done.stderr[-3000:]}")
+
+
+def build(label: str, folder: Path) -> Path:
+    """The image's packages in a virtual environment; returns its Python."""
+    image = locks.images()[label]
+    python = folder / "bin" / "python"
+    shutil.rmtree(folder, ignore_errors=True)
+    uv("venv", "--quiet", "--seed", "--python", ".".join(image["python"].split(".")[:2]), folder)
+    requirements = base_requirements(image["packages"])
+    wanted = folder / "image.txt"
+    wanted.write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    uv("pip", "install", "--python", python, "--no-deps", "-r", wanted)
+    # NVIDIA's libraries, which PyTorch needs to be imported at all, in the versions that it asks for.
+    torch = next(line for line in requirements if line.startswith("torch=="))
+    uv("pip", "install", "--python", python, "--constraint", wanted, torch)
+    return python
+
+
+def on_colab(folder: Path) -> dict[str, str]:
+    """The variables of a Colab machine, with a workspace of its own."""
+    return os.environ | {
+        "COLAB_RELEASE_TAG": f"replica-{folder.name}",
+        "COURSE_WORKSPACE": str(folder / "workspace"),
+        "PATH": f"{Path(UV).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def install_kit(python: Path, folder: Path) -> None:
+    """`environment.install()` and the report, as the notebooks' second cell and notebook 01 call them."""
+    code = "from helpers import environment; environment.install(); print(environment.check())"
+    done = subprocess.run([python, "-c", code], env=on_colab(folder), text=True, check=False)
+    if done.returncode:
+        sys.exit("The kit could not be installed on the replica.")
+    check = [python, "-m", "helpers.environment"]
+    if subprocess.run(check, env=on_colab(folder), capture_output=True, check=False).returncode:
+        sys.exit("The report on the replica is not clean.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("image", nargs="?", default=next(iter(locks.images())))
+    parser.add_argument("--only-build", action="store_true", help="do not run the notebooks")
+    asked = parser.parse_args()
+    if asked.image not in locks.images():
+        sys.exit(f"{asked.image} is not known. Known are {', '.join(locks.images())}.")
+    folder = OUT / asked.image
+    started = time.perf_counter()
+    python = build(asked.image, folder)
+    print(f"image {asked.image} rebuilt in {time.perf_counter() - started:.0f} s", flush=True)
+    started = time.perf_counter()
+    install_kit(python, folder)
+    print(f"kit installed and checked in {time.perf_counter() - started:.0f} s", flush=True)
+    if asked.only_build:
+        return
+    command = [sys.executable, ROOT / "tools" / "course.py", "--python", python]
+    sys.exit(subprocess.run(command, env=on_colab(folder), check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()
