@@ -23,12 +23,9 @@ from helpers import locks
 OUT = ROOT / "build" / "replica"
 
 
-def base_requirements(packages: dict[str, str]) -> list[str]:
-    """The image's versions of what the course uses, without local parts such as +cu128, which PyPI lacks."""
-    used = {*locks.pins(ROOT / "requirements-local.txt"), *locks.UNTOUCHED}
-    # What ipywidgets 7 and IPython 7 on Colab need, and newer ones do not.
-    used |= {"backcall", "pickleshare", "ipython-genutils", "widgetsnbextension", "notebook"}
-    return [f"{name}=={packages[name].split('+')[0]}" for name in sorted(used) if name in packages]
+def requirements(packages: dict[str, str]) -> list[str]:
+    """``name==version`` lines, without local parts such as +cu128, which PyPI lacks."""
+    return [f"{name}=={version.split('+')[0]}" for name, version in sorted(packages.items())]
 
 
 def uv(*arguments: str | Path) -> None:
@@ -38,19 +35,38 @@ def uv(*arguments: str | Path) -> None:
         sys.exit(f"uv {' '.join(map(str, arguments[:3]))} failed:\n{done.stderr[-3000:]}")
 
 
+def find_python(minor: str) -> str:
+    """An interpreter of this version: on the path, among pyenv's, or else one that uv downloads."""
+    candidates = [shutil.which(f"python{minor}")]
+    if pyenv := shutil.which("pyenv"):
+        root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=False).stdout
+        candidates += sorted(Path(root.strip(), "versions").glob(f"{minor}.*/bin/python"))
+    for candidate in filter(None, candidates):
+        asked = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if done.stdout.strip() == minor:
+            return str(candidate)
+    return minor
+
+
 def build(label: str, folder: Path) -> Path:
     """The image's packages in a virtual environment; returns its Python."""
     image = locks.images()[label]
     python = folder / "bin" / "python"
     shutil.rmtree(folder, ignore_errors=True)
-    uv("venv", "--quiet", "--seed", "--python", ".".join(image["python"].split(".")[:2]), folder)
-    requirements = base_requirements(image["packages"])
-    wanted = folder / "image.txt"
-    wanted.write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    minor = ".".join(image["python"].split(".")[:2])
+    uv("venv", "--quiet", "--seed", "--python", find_python(minor), folder)
+    used = {*locks.pins(ROOT / "requirements-local.txt"), *locks.UNTOUCHED}
+    base = {name: version for name, version in image["packages"].items() if name in used}
+    wanted, whole = folder / "used.txt", folder / "image.txt"
+    wanted.write_text("\n".join(requirements(base)), encoding="utf-8")
+    theirs = {n: v for n, v in image["packages"].items() if not n.startswith(("nvidia-", "cuda-"))}
+    whole.write_text("\n".join(requirements(theirs)), encoding="utf-8")
     uv("pip", "install", "--python", python, "--no-deps", "-r", wanted)
-    # NVIDIA's libraries, which PyTorch needs to be imported at all, in the versions that it asks for.
-    torch = next(line for line in requirements if line.startswith("torch=="))
-    uv("pip", "install", "--python", python, "--constraint", wanted, torch)
+    # And what these need to be imported at all, in the image's versions but for NVIDIA's libraries: PyPI's
+    # PyTorch is built for another CUDA than Colab's.
+    roots = requirements({name: base[name] for name in ("torch", "ipykernel", "ipywidgets")})
+    uv("pip", "install", "--python", python, "--constraint", whole, *roots)
     return python
 
 
