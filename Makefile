@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export GOMP_SPINCOUNT ?= 20000
 TEST_ENV := COURSE_SIZE=test COURSE_WORKSPACE=$(CURDIR)/build/test-workspace HF_HUB_OFFLINE=1
 
-.PHONY: course test alone unit nbval lab notebooks badges pins drift replica lint clean
+.PHONY: course test alone unit nbval lab notebooks badges pins drift replica colab lint clean
 
 course: $(READY)
 	$(PY) tools/course.py
@@ -59,6 +59,10 @@ drift: $(READY)
 # make replica [IMAGE=label]: the course on a rebuilt Colab image.
 replica: $(READY)
 	$(PY) tools/replica.py $(IMAGE)
+
+# make colab [NOTEBOOKS="05 06"]: on a real T4, with an account of Google's.
+colab: $(READY)
+	$(PY) tools/colab.py $(NOTEBOOKS)
 
 clean:
 	rm -rf build

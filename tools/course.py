@@ -49,8 +49,11 @@ def run(source: Path, target: Path, python: str) -> float:
     client = client_for(notebook, CELL_TIMEOUT, python)
     started = time.perf_counter()
     print(f"{source.stem:<24}", end="", flush=True)
+    OUT.mkdir(parents=True, exist_ok=True)
     try:
-        client.execute()
+        # What a kernel itself says, not its cells, is for whoever looks for the cause of a crash.
+        with (OUT / "kernels.log").open("a", encoding="utf-8") as log:
+            client.execute(stdout=log, stderr=log)
     except CellExecutionError as error:
         print("failed")
         number = next(

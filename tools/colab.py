@@ -1,0 +1,90 @@
+"""Run notebooks on a real Colab machine with a T4: `python tools/colab.py [NAME …]`, for a maintainer with an account.
+
+Uses Google's command `colab` (package google-colab-cli, signed in before). Each notebook gets a machine of its
+own, as a student's does, and the executed copies come back to build/colab. The command goes on after a cell
+that failed and ends without an error, so the copy is searched: exits with 1 and shows the cell if one failed
+or was not reached. The machine is given back in any case. Written from the command's documentation and
+source (version 0.6); it was not run against Google when it was written.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS, OUT = ROOT / "notebooks", ROOT / "build" / "colab"
+SECONDS_A_CELL = 3600
+
+
+def colab(*arguments: str | Path) -> int:
+    """Run `colab`; its exit code."""
+    return subprocess.run(["colab", *map(str, arguments)], check=False).returncode
+
+
+def run(path: Path, gpu: str) -> str:
+    """Execute one notebook on a machine of its own; what went wrong, or nothing."""
+    session = f"lora-course-{path.stem[:2]}"
+    copy = OUT / path.name
+    executed = copy.with_name(f"{path.stem}_output.ipynb")
+    executed.unlink(missing_ok=True)
+    bare = nbformat.read(path, as_version=4)
+    for cell in bare.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    nbformat.write(bare, copy)
+    if colab("new", "-s", session, "--gpu", gpu):
+        return (
+            f"no machine with a {gpu}: the free quota may be used up, or `colab` is not signed in"
+        )
+    try:
+        code = colab("exec", "-s", session, "-f", copy, "--timeout", SECONDS_A_CELL)
+    finally:
+        given_back = colab("stop", "-s", session) == 0
+    if not given_back:
+        return f"the machine may still run: see `colab sessions`, then `colab stop -s {session}`"
+    if not executed.exists():
+        return f"`colab exec` ended with code {code} and brought no notebook back"
+    wrong = failure(nbformat.read(path, as_version=4), nbformat.read(executed, as_version=4))
+    return wrong or ("" if code == 0 else f"`colab exec` ended with code {code}")
+
+
+def failure(saved: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> str:
+    """The first cell that failed, or that was not reached: it shows nothing, but does in the saved notebook."""
+    for number, (before, cell) in enumerate(zip(saved.cells, executed.cells, strict=True)):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                return f"cell {number}:\n{cell.source}\n\n{output.ename}: {output.evalue}"
+        if before.get("outputs") and not cell.get("outputs"):
+            return f"cell {number} was not reached:\n{cell.source}"
+    return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="such as 05 (default: all)")
+    parser.add_argument("--gpu", default="T4")
+    asked = parser.parse_args()
+    if not shutil.which("colab"):
+        sys.exit(
+            "The command `colab` is absent: uv tool install google-colab-cli, then sign in with it."
+        )
+    paths = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if asked.names:
+        paths = [path for path in paths if path.name.startswith(tuple(asked.names))]
+    if not paths:
+        sys.exit(f"No notebook begins with {' or '.join(asked.names)}.")
+    OUT.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for path in paths:
+        wrong = run(path, asked.gpu)
+        failed += bool(wrong)
+        print(f"{'[FAILED]' if wrong else '[OK]    '} {path.stem} {wrong}", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
