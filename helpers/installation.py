@@ -2,9 +2,11 @@
 
 import importlib
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -175,16 +177,19 @@ def _clear_rest(package: str) -> None:
         shutil.rmtree(folder)
 
 
-def _offer_restart() -> None:
-    """On Colab, a button that restarts the session."""
+def _offer_restart():
+    """On Colab, show a button that restarts the session, and return it.
+
+    The kernel is ended as hard as can be: Colab, like Jupyter, starts a new one at once.
+    """
     if not locks.on_colab():
-        return
+        return None
     try:
         import ipywidgets
-        from IPython import get_ipython
         from IPython.display import display
     except ImportError:
-        return
+        return None
     button = ipywidgets.Button(description="Restart session", button_style="warning")
-    button.on_click(lambda _: get_ipython().kernel.do_shutdown(True))
+    button.on_click(lambda _: os.kill(os.getpid(), signal.SIGKILL))
     display(button)
+    return button

@@ -14,7 +14,10 @@ import time
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
 
 KIT = Path(__file__).parents[2]
 
@@ -320,3 +323,17 @@ def test_a_satisfied_install_changes_nothing_and_starts_no_installer(shelf):
     shelf.install(line)
     out = shelf.install(line, before="import subprocess; subprocess.Popen = None")
     assert out.startswith("Packages match the pins.\nNo GPU here")
+
+
+def test_on_colab_a_button_restarts_the_session():
+    cells = [
+        "import os, sys\nos.environ['COLAB_RELEASE_TAG'] = 'a test'",
+        f"sys.path.insert(0, {str(KIT)!r})\nfrom helpers import installation",
+        "button = installation._offer_restart()",
+        "button.click()\nimport time\ntime.sleep(30)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    client = NotebookClient(notebook, timeout=20)
+    with pytest.raises(DeadKernelError):
+        client.execute()
+    assert "application/vnd.jupyter.widget-view+json" in notebook.cells[2].outputs[0].data
