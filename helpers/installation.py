@@ -18,6 +18,7 @@ from helpers import locks
 from helpers.errors import CourseError
 
 ATTEMPTS, PAUSE_SECONDS = 3, 5
+COLABS_OWN = ("UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_OVERRIDE", "UV_PRERELEASE")
 # Lines of uv and pip that tell how far they are.
 PROGRESS = re.compile(r"\s*(Downloading|Downloaded|Prepared|Installing|Installed|Successfully)\b")
 AGAIN = "Run this cell again; what is already installed stays."
@@ -102,7 +103,7 @@ def bring(packages: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         subset = Path(folder) / "subset.txt"
         subset.write_text("".join(chosen), encoding="utf-8")
-        _run_until_done(_command(subset))
+        _run_until_done(_commands(subset))
     importlib.invalidate_caches()
     moved = [name for name in before if before[name] not in (None, installed_version(name))]
     if moved:
@@ -120,24 +121,33 @@ def bring(packages: list[str]) -> None:
         )
 
 
-def _command(requirements: Path) -> list[str]:
+def _commands(requirements: Path) -> list[list[str]]:
+    """uv, where it is to be had, and pip, in the order in which to try them."""
     options = ["--no-deps", "--require-hashes", "-r", str(requirements)]
+    pip = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", *options]
     if not shutil.which("uv"):
-        return [sys.executable, "-m", "pip", "install", "--progress-bar", "off", *options]
+        return [pip]
     outside = [] if sys.prefix != sys.base_prefix else ["--system"]
-    return ["uv", "pip", "install", "--python", sys.executable, *outside, *options]
+    return [["uv", "pip", "install", "--python", sys.executable, *outside, *options], pip]
 
 
-def _run_until_done(command: list[str]) -> None:
-    """Run an installer, again if the network fails; raise what it says in words a student can use."""
-    for attempt in range(1, ATTEMPTS + 1):
-        code, said = _run(command)
-        if code == 0:
-            return
-        if _reason(said) not in (NETWORK, DAMAGED) or attempt == ATTEMPTS:
+def _run_until_done(commands: list[list[str]]) -> None:
+    """Run an installer, again if the download fails; the next one if it fails for no known reason.
+
+    Raises:
+        CourseError: none worked; what the last one said, in words a student can use.
+    """
+    for command in commands:
+        for attempt in range(1, ATTEMPTS + 1):
+            code, said = _run(command)
+            if code == 0:
+                return
+            if _reason(said) not in (NETWORK, DAMAGED) or attempt == ATTEMPTS:
+                break
+            print(f"The download failed; trying again ({attempt + 1} of {ATTEMPTS}) …", flush=True)
+            time.sleep(PAUSE_SECONDS)
+        if _reason(said) is not UNKNOWN:
             break
-        print(f"The download failed; trying again ({attempt + 1} of {ATTEMPTS}) …", flush=True)
-        time.sleep(PAUSE_SECONDS)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"error|×|╰|ERROR", line)] or lines[-1:]
     reason = _reason(said)
@@ -150,7 +160,11 @@ def _run_until_done(command: list[str]) -> None:
 
 def _run(command: list[str]) -> tuple[int, str]:
     """Run a command, show its progress as it comes; its exit code and all it said."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # Colab sets these for the making of its image; they name files that are not there any more.
+    kept = {name: value for name, value in os.environ.items() if name not in COLABS_OWN}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=kept
+    )
     said = []
     for line in process.stdout:
         said.append(line)

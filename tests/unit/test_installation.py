@@ -134,6 +134,27 @@ def test_what_differs_is_installed_and_nothing_else(shelf, tool):
     assert shelf.install(first, second, **path).startswith("Packages match the pins.\n")
 
 
+@pytest.mark.skipif(not works("uv"), reason="no uv")
+def test_uv_works_with_the_variables_that_colab_leaves_behind(shelf):
+    leftovers = {
+        "UV_CONSTRAINT": "/backend-container/containers/requirements.constraints",
+        "UV_BUILD_CONSTRAINT": "/backend-container/containers/build.constraints",
+        "UV_PRERELEASE": "if-necessary-or-explicit",
+    }
+    out = shelf.install(shelf.wheel("leftovers", "1.0"), **leftovers, **command_path("uv"))
+    assert "Packages match the pins." in out and shelf.version("leftovers") == "1.0"
+
+
+def test_where_uv_is_broken_pip_installs(shelf):
+    commands = shelf.folder / "broken"
+    commands.mkdir()
+    uv = commands / "uv"
+    uv.write_text("#!/bin/sh\necho Segmentation fault; exit 139\n")
+    uv.chmod(0o755)
+    out = shelf.install(shelf.wheel("by-pip", "1.0"), PATH=str(commands))
+    assert "Successfully installed by-pip-1.0" in out and "Packages match the pins." in out
+
+
 def test_an_installation_can_be_declined(shelf):
     out = shelf.install(shelf.wheel("declined", "1.0"), COURSE_INSTALL="0")
     assert out.startswith("1 packages differ from the pins; COURSE_INSTALL=0")
