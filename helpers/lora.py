@@ -1,4 +1,4 @@
-"""LoRA arithmetic: how many numbers it trains, how strongly they act."""
+"""LoRA arithmetic: how many numbers it trains, how strongly they act, and what a trained adapter holds."""
 
 import math
 from collections.abc import Sequence
@@ -129,6 +129,120 @@ def delta_weight(layer: torch.nn.Module, adapter: str = "default") -> torch.Tens
     down = layer.lora_A[adapter].weight.float()
     up = layer.lora_B[adapter].weight.float()
     return layer.scaling[adapter] * (up @ down)
+
+
+class Factors(NamedTuple):
+    """One layer's adapter in float32: its change of the weight is ``scale`` · B·A.
+
+    ``a`` is r × n_in, ``b`` is n_out × r.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+
+
+def layers(model: torch.nn.Module, adapter: str = "default") -> dict[str, torch.nn.Module]:
+    """Every PEFT LoRA layer of a model that holds this adapter, by its name in the base model.
+
+    Raises:
+        CourseError: the model has no such adapter.
+    """
+    found = {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if adapter in getattr(module, "lora_A", {})
+    }
+    if not found:
+        raise CourseError(
+            f"This model has no LoRA adapter named {adapter!r}.",
+            "It is a base model, or its adapter was merged.",
+            "Load a trained run: models.load(run.folder).",
+        )
+    return found
+
+
+def factors(model: torch.nn.Module, adapter: str = "default") -> dict[str, Factors]:
+    """A copy of every layer's A, B and scale."""
+    return {
+        name: Factors(
+            layer.lora_A[adapter].weight.detach().float().clone(),
+            layer.lora_B[adapter].weight.detach().float().clone(),
+            layer.scaling[adapter],
+        )
+        for name, layer in layers(model, adapter).items()
+    }
+
+
+@torch.no_grad()
+def put_factors(
+    model: torch.nn.Module, wanted: dict[str, Factors], adapter: str = "default"
+) -> None:
+    """Write A, B and scale into a model. Where they have a lower rank, the rest is filled with zeros."""
+    for name, layer in layers(model, adapter).items():
+        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        rank = wanted[name].a.shape[0]
+        if rank > down.shape[0]:
+            raise CourseError(
+                f"The adapter of rank {rank} does not fit into one of rank {down.shape[0]}.",
+                "A and B keep their size.",
+                "Load a model whose adapter has at least that rank.",
+            )
+        down.zero_()[:rank] = wanted[name].a.to(down)
+        up.zero_()[:, :rank] = wanted[name].b.to(up)
+        layer.scaling[adapter] = wanted[name].scale
+
+
+def rescale(model: torch.nn.Module, times: float, adapter: str = "default") -> None:
+    """Multiply the scale of every layer, as if ``alpha`` were ``times`` as large *after* training.
+
+    The update is linear in alpha: at 0 the base model answers. An adapter that was *trained* with that alpha is
+    another one.
+    """
+    for layer in layers(model, adapter).values():
+        layer.scaling[adapter] *= times
+
+
+def _compact_svd(one: Factors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """U (n_out × k), S (k), V (n_in × k) of B·A, k = min(r, n_in, n_out), without ever forming B·A.
+
+    With the QR decompositions B = Q·R and Aᵀ = P·T, the product is Q·(R·Tᵀ)·Pᵀ. The matrix in the middle is only
+    r × r, and Q and P turn its singular vectors without changing its singular values.
+    """
+    q, r = torch.linalg.qr(one.b)
+    p, t = torch.linalg.qr(one.a.T)
+    u, s, vt = torch.linalg.svd(r @ t.T, full_matrices=False)
+    return q @ u, s, p @ vt.T
+
+
+def spectrum(one: Factors) -> torch.Tensor:
+    """Singular values of a layer's change ``scale`` · B·A, largest first: how far it reaches in each of its
+    r directions."""
+    return abs(one.scale) * _compact_svd(one)[1]
+
+
+def truncate(one: Factors, rank: int) -> Factors:
+    """The best approximation of rank ``rank`` of a layer's change (Eckart & Young 1936): its largest singular
+    values, each shared evenly between A and B. At full rank it is the same change.
+
+    Raises:
+        CourseError: ``rank`` is not a whole number ≥ 1.
+    """
+    check_whole("rank", rank, 1)
+    u, s, v = _compact_svd(one)
+    root = s[:rank].sqrt()
+    return Factors(root[:, None] * v[:, :rank].T, u[:, :rank] * root, one.scale)
+
+
+def directions_for(values: torch.Tensor, share: float = 0.9) -> int:
+    """How many of the largest singular values carry this share of the change's squared size.
+
+    0 for a change that is all zeros.
+    """
+    energy = values.double().square().cumsum(0)
+    if not energy.numel() or energy[-1] == 0:
+        return 0
+    return int((energy < share * energy[-1] * (1 - 1e-12)).sum()) + 1
 
 
 def redraw(model: torch.nn.Module, a: float, b: float, adapter: str = "default") -> None:
