@@ -42,6 +42,9 @@ BYTES_PER_LOGIT = 17
 # at once trained 1.9 times as fast as 4, but 4 rows of 2048 only 1.09 times as fast as 2; a T4 is busy sooner.
 BUSY_TOKENS = 4096
 
+# Left free when the rows at once are chosen, in GiB: the estimate may be a little low.
+SPARE_GIB = 1.0
+
 # Tokens a second that a T4 trains of a 7B model in 4 bits. An estimate: 6 operations a parameter and
 # token (forward, recomputation and backward, Kaplan et al. 2020) at 10 to 30 % of the T4's 65 TFLOP/s.
 T4_FLOPS = (6.5e12, 19.5e12)

@@ -16,7 +16,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from helpers import data, lora, memory, models, presets, runs, selection, workspace
+from helpers import data, lab, lora, memory, models, presets, runs, selection, workspace
 from helpers.presets import Choice
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # Rows that go through a CPU at once: measured fastest of 2, 4 and 8 for the small model on 2 cores.
 CPU_MICRO_BATCH = 4
-# Left free on the GPU when the micro-batch is chosen, in GiB: the estimate may be a little low.
-SPARE_GIB = 1.0
 SAVE_STEPS = 10
 VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
 
@@ -46,19 +44,6 @@ def add_adapter(model, choice: Choice):
     )
 
 
-def warnings_for(choice: Choice) -> list[str]:
-    """What a student should know about a choice before training with it."""
-    found = []
-    if choice.lora_dropout > 0:
-        found.append("lora_dropout > 0 leaves Unsloth's fast path: training gets slower.")
-    scale = lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora)
-    if scale > 2:
-        found.append(
-            f"The update is scaled by {scale:g}. Above 2, training often becomes unstable."
-        )
-    return found
-
-
 def learning_rate(choice: Choice) -> float:
     """The chosen learning rate, else the one that fits this machine's model."""
     if choice.learning_rate is not None:
@@ -75,7 +60,7 @@ def micro_batch(model, choice: Choice, longest: int) -> int:
         return math.gcd(choice.batch_size, CPU_MICRO_BATCH)
     # Less than 1 where a larger GPU is limited to a T4's memory.
     share = torch.cuda.get_per_process_memory_fraction()
-    gib = share * torch.cuda.get_device_properties(0).total_memory / memory.GIB - SPARE_GIB
+    gib = share * torch.cuda.get_device_properties(0).total_memory / memory.GIB - memory.SPARE_GIB
     return memory.micro_batch(
         model.config,
         r=choice.r,
@@ -107,18 +92,6 @@ def build_trainer(
     return prepare(trainer)
 
 
-def count_steps(row_count: int, choice: Choice) -> int:
-    """Updates of the adapter in a whole training: each takes ``batch_size`` rows, the last of an epoch may
-    take fewer."""
-    return math.ceil(math.ceil(row_count / choice.batch_size) * choice.epochs)
-
-
-def warmup_steps(steps: int) -> int:
-    """The homework's 10 warm-up steps; a quarter of a training that has fewer than 20 steps in all."""
-    usual = presets.TRAINING["warmup_steps"]
-    return usual if steps >= 2 * usual else steps // 4
-
-
 def build_config(choice: Choice, row_count: int, rows_at_once: int, folder: Path) -> SFTConfig:
     """The settings of a training; notebook 05 writes the same ones out and explains them.
 
@@ -128,7 +101,7 @@ def build_config(choice: Choice, row_count: int, rows_at_once: int, folder: Path
         rows_at_once: the micro-batch, see `micro_batch`.
         folder: where checkpoints go.
     """
-    warmup = warmup_steps(count_steps(row_count, choice))
+    warmup = lab.warmup_steps(lab.count_steps(row_count, choice))
     return SFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=rows_at_once,

@@ -26,6 +26,7 @@ HELPERS = {
     "selection": set(),
     "lora": {"torch"},
     "memory": {"torch"},
+    "lab": {"torch"},
     "embedded": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
     "runs": set(),

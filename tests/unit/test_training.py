@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import data, evaluation, lora, models, runs, selection, training
+from helpers import data, evaluation, lab, lora, models, runs, selection, training
 from helpers import workspace as places
 from helpers.errors import CourseError
 from helpers.presets import TRAINING, Choice
@@ -174,17 +174,17 @@ def test_the_trainer_gets_the_choice(workspace):
 
 @given(st.integers(1, 100), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from([0.5, 1, 2, 3]))
 def test_the_warm_up_is_the_homework_s_or_a_quarter_of_a_short_training(rows, batch, epochs):
-    steps = training.count_steps(rows, Choice(batch_size=batch, epochs=epochs))
+    steps = lab.count_steps(rows, Choice(batch_size=batch, epochs=epochs))
     assert steps * batch >= rows * epochs
-    warm_up = training.warmup_steps(steps)
+    warm_up = lab.warmup_steps(steps)
     assert warm_up == 10 if steps >= 20 else warm_up == steps // 4
 
 
 def test_steps_are_counted_as_the_trainer_counts_them(trained):
-    steps = training.count_steps(tiny_run.ROWS, tiny_run.CHOICE)
+    steps = lab.count_steps(tiny_run.ROWS, tiny_run.CHOICE)
     assert steps == trained.trainer.state.max_steps == tiny_run.STEPS
     # The homework: 100 rows, 8 an update, twice.
-    assert training.count_steps(100, Choice()) == 26
+    assert lab.count_steps(100, Choice()) == 26
 
 
 @pytest.mark.parametrize(("batch", "rows_at_once"), [(8, 4), (4, 4), (2, 2), (6, 2), (5, 1)])
@@ -216,15 +216,15 @@ def test_two_rows_four_times_train_like_eight_rows_once(workspace):
     [(Choice(lora_dropout=0.1), "lora_dropout"), (Choice(r=4, lora_alpha=16), "4")],
 )
 def test_a_choice_that_often_goes_wrong_is_warned_of(choice, word):
-    (warning,) = training.warnings_for(choice)
+    (warning,) = lab.warnings_for(choice)
     assert word in warning
 
 
 def test_usual_choices_are_not_warned_of():
-    assert training.warnings_for(Choice()) == []
-    assert training.warnings_for(Choice(r=8, lora_alpha=16)) == []
+    assert lab.warnings_for(Choice()) == []
+    assert lab.warnings_for(Choice(r=8, lora_alpha=16)) == []
     # The scale of rank-stabilised LoRA is alpha over the root of r: 16 / 4.
-    assert len(training.warnings_for(Choice(use_rslora=True))) == 1
+    assert len(lab.warnings_for(Choice(use_rslora=True))) == 1
 
 
 # ---------------------------------------------------------------------------------------- bad input

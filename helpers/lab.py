@@ -1,0 +1,200 @@
+"""What a choice of r, alpha and the rest will cost, and how to write it down as code: the lab's readouts."""
+
+import math
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+from helpers import lora, memory, presets
+from helpers.presets import MAX_CONVERSATIONS, T4_MEMORY_GIB, Choice
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+DEFAULTS = {f.name: f.default for f in fields(Choice) if f.default is not MISSING}
+LENGTHS = (256, 512, 1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A choice with everything that follows from it, for one model on a T4.
+
+    ``trained`` and ``total`` count parameters, ``file_mib`` is the saved adapter (float32), ``steps`` are updates
+    of the adapter, ``tokens`` what is trained on at most, ``minutes`` shortest and longest estimate for a T4.
+    """
+
+    choice: Choice
+    config: "PretrainedConfig"
+    rows_at_once: int
+    trained: int
+    total: int
+    scale: float
+    file_mib: float
+    steps: int
+    tokens: int
+    minutes: tuple[float, float]
+    estimate: memory.Estimate
+
+    @property
+    def fits(self) -> bool:
+        """Whether training fits on a T4, beside the CUDA context."""
+        return self.estimate.fits()
+
+
+def plan(
+    choice: Choice,
+    config: "PretrainedConfig | str" = "llama-2-7b",
+    rows: int = MAX_CONVERSATIONS,
+) -> Plan:
+    """Work out a choice.
+
+    Args:
+        choice: what would be trained.
+        config: a preset name or a Transformers config of a model shaped like Llama.
+        rows: training rows; each is counted with the longest length that is allowed.
+
+    Raises:
+        CourseError: the config is not Llama-like, or the choice means nothing.
+    """
+    config = lora.model_config(config)
+    trained = lora.adapter_parameters(config, choice.r, choice.target_modules)
+    at_once = choice.micro_batch or memory.micro_batch(
+        config,
+        r=choice.r,
+        batch_size=choice.batch_size,
+        sequence_length=choice.max_seq_length,
+        gib=T4_MEMORY_GIB - memory.SPARE_GIB,
+        target_modules=choice.target_modules,
+    )
+    tokens = round(rows * choice.epochs) * choice.max_seq_length
+    return Plan(
+        choice=choice,
+        config=config,
+        rows_at_once=at_once,
+        trained=trained,
+        total=trained + lora.base_parameters(config),
+        scale=lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora),
+        file_mib=4 * trained / 2**20,
+        steps=count_steps(rows, choice),
+        tokens=tokens,
+        minutes=memory.minutes_on_t4(config, tokens),
+        estimate=memory.estimate(
+            config,
+            r=choice.r,
+            batch_size=at_once,
+            sequence_length=choice.max_seq_length,
+            target_modules=choice.target_modules,
+        ),
+    )
+
+
+def smallest_change(too_large: Plan) -> tuple[str, Plan] | None:
+    """The first single change that makes a plan fit, in words, with the plan that it gives.
+
+    Fewer rows at once come first, since they change no result; then shorter rows, then a lower rank. None where
+    the plan fits, or where no single change helps.
+    """
+    if too_large.fits:
+        return None
+    choice = too_large.choice
+    tries = [
+        (f"{rows} rows at once instead of {too_large.rows_at_once}", {"micro_batch": rows})
+        for rows in range(too_large.rows_at_once - 1, 0, -1)
+        if choice.batch_size % rows == 0
+    ]
+    tries += [
+        (f"rows of at most {length:,} tokens", {"max_seq_length": length})
+        for length in reversed(LENGTHS)
+        if length < choice.max_seq_length
+    ]
+    tries += [
+        (f"r = {2**power}", {"r": 2**power})
+        for power in range(math.ceil(math.log2(choice.r)) - 1, -1, -1)
+    ]
+    for words, change in tries:
+        smaller = plan(replace(choice, **change), too_large.config)
+        if smaller.fits:
+            return words.replace("1 rows", "1 row"), smaller
+    return None
+
+
+def count_steps(row_count: int, choice: Choice) -> int:
+    """Updates of the adapter in a whole training: each takes ``batch_size`` rows, the last of an epoch may
+    take fewer."""
+    return math.ceil(math.ceil(row_count / choice.batch_size) * choice.epochs)
+
+
+def warmup_steps(steps: int) -> int:
+    """The homework's 10 warm-up steps; a quarter of a training that has fewer than 20 steps in all."""
+    usual = presets.TRAINING["warmup_steps"]
+    return usual if steps >= 2 * usual else steps // 4
+
+
+def warnings_for(choice: Choice) -> list[str]:
+    """What a student should know about a choice before training with it."""
+    found = []
+    if choice.lora_dropout > 0:
+        found.append("lora_dropout > 0 leaves Unsloth's fast path: training gets slower.")
+    scale = lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora)
+    if scale > 2:
+        found.append(
+            f"The update is scaled by {scale:g}. Above 2, training often becomes unstable."
+        )
+    steps = count_steps(MAX_CONVERSATIONS, choice)
+    if choice.r > 2 * steps:
+        # Measured with lora.directions_for on the adapter of notebook 05: r = 16, the small model.
+        found.append(
+            f"r = {choice.r} is far more than the {steps} updates that {MAX_CONVERSATIONS} conversations give. "
+            "Of an r = 16 adapter trained on them, 2 to 6 directions a layer carried 90 % of the change."
+        )
+    return found
+
+
+def peft_code(choice: Choice) -> str:
+    """The call of ``get_peft_model`` for a choice; what differs from the homework's is marked."""
+    values = {
+        "r": choice.r,
+        "lora_alpha": choice.lora_alpha,
+        "target_modules": list(choice.target_modules),
+        "lora_dropout": choice.lora_dropout,
+        "bias": "none",
+        "use_gradient_checkpointing": "unsloth",
+        "random_state": presets.SEED,
+        "use_rslora": choice.use_rslora,
+        "loftq_config": None,
+    }
+    return _call("model = FastLanguageModel.get_peft_model", ["model"], values)
+
+
+def training_code(worked_out: Plan) -> str:
+    """The ``SFTConfig`` for a plan; what differs from the homework's is marked."""
+    choice = worked_out.choice
+    values = {
+        "per_device_train_batch_size": worked_out.rows_at_once,
+        "gradient_accumulation_steps": choice.batch_size // worked_out.rows_at_once,
+        "num_train_epochs": choice.epochs,
+        "learning_rate": choice.learning_rate or presets.MODELS["llama-2-7b"].learning_rate,
+        "max_length": choice.max_seq_length,
+        **presets.TRAINING | {"warmup_steps": warmup_steps(worked_out.steps)},
+    }
+    return _call("config = SFTConfig", [], values)
+
+
+# What the homework's cells hold, for the marks. Its batch is 2 rows × 4; so many at once is derived here.
+HOMEWORK = DEFAULTS | {
+    "target_modules": list(presets.PROJECTIONS),
+    "num_train_epochs": DEFAULTS["epochs"],
+    "learning_rate": presets.MODELS["llama-2-7b"].learning_rate,
+    "max_length": DEFAULTS["max_seq_length"],
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+    **presets.TRAINING,
+}
+
+
+def _call(name: str, positional: list[str], values: dict) -> str:
+    lines = [f"{name}("] + [f"    {argument}," for argument in positional]
+    for argument, value in values.items():
+        usual = HOMEWORK.get(argument, value)
+        mark = "" if value == usual else f"  # the homework: {usual!r}"
+        lines.append(f"    {argument}={value!r},{mark}")
+    return "\n".join([*lines, ")"])

@@ -1,0 +1,141 @@
+"""The lab's readouts: what follows from a choice, what would make it fit, and the code that writes it down."""
+
+import ast
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import lab, lora, memory, presets
+from helpers.errors import CourseError
+from helpers.presets import MODELS, PROJECTIONS, T4_MEMORY_GIB, Choice
+
+quick = settings(max_examples=40)
+
+
+@st.composite
+def choices(draw):
+    batch = draw(st.sampled_from([1, 2, 4, 8, 16, 32]))
+    at_once = [n for n in (1, 2, 4, 8) if batch % n == 0]
+    return Choice(
+        r=draw(st.sampled_from([1, 2, 8, 16, 64, 100, 256, 512])),
+        lora_alpha=draw(st.sampled_from([1, 16, 32, 512])),
+        target_modules=draw(
+            st.lists(st.sampled_from(PROJECTIONS), min_size=1, unique=True).map(tuple)
+        ),
+        lora_dropout=draw(st.sampled_from([0.0, 0.05])),
+        use_rslora=draw(st.booleans()),
+        max_seq_length=draw(st.sampled_from([256, 1000, 2048, 4096])),
+        batch_size=batch,
+        micro_batch=draw(st.sampled_from([None, *at_once])),
+        epochs=draw(st.sampled_from([0.5, 1, 2, 15])),
+    )
+
+
+models = st.sampled_from(sorted(MODELS))
+
+
+@quick
+@given(choices(), models)
+def test_a_plan_holds_what_the_courses_arithmetic_says(choice, model):
+    p = lab.plan(choice, model)
+    assert p.trained == lora.adapter_parameters(model, choice.r, choice.target_modules)
+    assert p.total == p.trained + lora.base_parameters(model)
+    assert p.scale == lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora)
+    assert p.file_mib * 2**20 == pytest.approx(4 * p.trained)
+    assert choice.batch_size % p.rows_at_once == 0
+    assert p.rows_at_once == (choice.micro_batch or p.rows_at_once)
+    assert p.fits == (p.estimate.total + p.estimate.context <= T4_MEMORY_GIB)
+    assert p.minutes == memory.minutes_on_t4(model, p.tokens)
+
+
+@quick
+@given(choices(), models)
+def test_the_smallest_change_is_one_change_and_makes_it_fit(choice, model):
+    p = lab.plan(choice, model)
+    found = lab.smallest_change(p)
+    if p.fits:
+        assert found is None
+        return
+    if found is None:
+        least = replace(choice, micro_batch=1)
+        assert not lab.plan(least, model).fits
+        return
+    words, smaller = found
+    assert smaller.fits and words
+    fields = ("r", "max_seq_length", "micro_batch")
+    before = replace(choice, micro_batch=p.rows_at_once)
+    after = replace(smaller.choice, micro_batch=smaller.rows_at_once)
+    changed = [name for name in fields if getattr(before, name) != getattr(after, name)]
+    # A shorter row or a lower rank may let more rows through at once; what is asked for is one thing.
+    assert changed and set(changed) <= {*fields}
+    asked = [name for name in fields if getattr(choice, name) != getattr(smaller.choice, name)]
+    assert len(asked) == 1
+
+
+def test_fewer_rows_at_once_are_proposed_first_then_shorter_rows_then_a_lower_rank():
+    def proposed(**change):
+        return lab.smallest_change(lab.plan(Choice(**change)))[0]
+
+    assert proposed(r=256, micro_batch=8, max_seq_length=4096) == "4 rows at once instead of 8"
+    assert proposed(r=410, micro_batch=1, max_seq_length=4096).startswith("rows of at most ")
+    assert proposed(r=512) == "r = 256"
+
+
+def test_the_homework_is_written_without_a_mark_but_for_its_small_micro_batch():
+    p = lab.plan(Choice())
+    assert "#" not in lab.peft_code(Choice())
+    marked = [line for line in lab.training_code(p).splitlines() if "#" in line]
+    assert all("train_batch_size" in line or "accumulation" in line for line in marked)
+    same = lab.training_code(lab.plan(Choice(micro_batch=2)))
+    assert "#" not in same
+
+
+@quick
+@given(choices())
+def test_the_code_is_python_and_says_what_was_chosen(choice):
+    p = lab.plan(choice)
+    for text in (lab.peft_code(choice), lab.training_code(p)):
+        (statement,) = ast.parse(text).body
+        given_ = {k.arg: ast.literal_eval(k.value) for k in statement.value.keywords}
+        for name in ("r", "lora_alpha", "lora_dropout", "use_rslora"):
+            assert given_.get(name, getattr(choice, name)) == getattr(choice, name)
+        batch = given_.get("per_device_train_batch_size", choice.batch_size)
+        assert batch * given_.get("gradient_accumulation_steps", 1) == choice.batch_size
+        marks = {
+            line.split("=")[0].strip() for line in text.splitlines() if "# the homework" in line
+        }
+        assert marks == {
+            name for name in given_ if given_[name] != lab.HOMEWORK.get(name, given_[name])
+        }
+
+
+@given(st.integers(1, 100), st.sampled_from([1, 2, 4, 8]), st.sampled_from([0.5, 1, 2, 3]))
+def test_warm_up_is_the_homeworks_in_a_usual_training_and_a_quarter_of_a_short_one(
+    rows, batch, epochs
+):
+    steps = lab.count_steps(rows, Choice(batch_size=batch, epochs=epochs))
+    warm_up = lab.warmup_steps(steps)
+    assert warm_up == (10 if steps >= 20 else steps // 4)
+
+
+def test_a_rank_that_100_conversations_cannot_fill_is_warned_of():
+    (warning,) = lab.warnings_for(Choice(r=128, lora_alpha=128))
+    assert "26 updates" in warning
+    assert lab.warnings_for(Choice(r=32, lora_alpha=32)) == []
+
+
+def test_a_config_that_is_no_llama_and_an_unknown_preset_are_named():
+    from transformers import GPT2Config
+
+    with pytest.raises(CourseError, match="config has no"):
+        lab.plan(Choice(), GPT2Config())
+    with pytest.raises(CourseError, match="gpt-5"):
+        lab.plan(Choice(), "gpt-5")
+
+
+def test_the_plan_of_the_small_model_is_its_own():
+    p = lab.plan(Choice(), "smollm2-135m")
+    assert p.trained == lora.adapter_parameters("smollm2-135m", 16) and p.fits
+    assert p.config.vocab_size == presets.MODELS["smollm2-135m"].shape["vocab_size"]
