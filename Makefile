@@ -36,7 +36,7 @@ nbval: $(READY)
 	  --nbval-cell-timeout=900 -p no:cacheprovider --durations=10 notebooks
 
 lab: $(READY)
-	$(VENV)/bin/jupyter lab --notebook-dir notebooks
+	$(VENV)/bin/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # Run every notebook at full size in place, and clean it: the outputs that stand in the repository.
 notebooks: $(READY)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from helpers import models, workspace
+from helpers import workspace
 from helpers.errors import CourseError
 from helpers.presets import Choice
 
@@ -26,6 +26,8 @@ class Run(NamedTuple):
 
 def folder_for(choice: Choice, conversations: "Dataset") -> Path:
     """The folder for a run: an interrupted run's with the same choice and data, else a new one."""
+    from helpers import models  # imports Unsloth, which a slider can do without
+
     runs = workspace.path("runs")
     name = f"r{choice.r}-alpha{choice.lora_alpha:g}"
     number = 1
@@ -96,3 +98,11 @@ def read(folder: Path) -> dict:
 def write(folder: Path, record: dict) -> None:
     """Write ``run.json``, whole or not at all."""
     workspace.write_json(f"runs/{folder.name}/run.json", record)
+
+
+def tokens_per_minute(model: str) -> float | None:
+    """How fast the last finished run trained, if it was this model; counts every token of every row."""
+    run = latest()
+    if run is None or run.record.get("model") != model or not run.record.get("minutes"):
+        return None
+    return run.record.get("tokens", 0) / run.record["minutes"] or None

@@ -209,6 +209,7 @@ def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> 
         "model": models.default_name(),
         "choice": choice.to_dict(),
         "ids": list(conversations["id"]),
+        "tokens": round(sum(map(len, trainer.train_dataset["input_ids"])) * choice.epochs),
         "micro_batch": args.per_device_train_batch_size,
         "learning_rate": args.learning_rate,
         "warmup_steps": args.warmup_steps,

@@ -14,7 +14,7 @@ import common
 FILE = common.KIT / "tests" / "gpu" / "results.json"
 README = common.KIT / "README.md"
 MARKS = re.compile(r"(<!-- gpu -->\n).*?(<!-- /gpu -->)", re.DOTALL)
-PARTS = ("machine", "speed", "grid", "t4_kernels", "agree", "notebooks")
+PARTS = ("machine", "probes", "speed", "grid", "t4_kernels", "agree", "notebooks")
 # What a GPU machine without network, and not a T4, cannot show.
 NOT_RUN = {
     "a real Tesla T4": "none was at hand: its speed, and whether kernels that compile for it also run well",
@@ -75,17 +75,14 @@ def rows(results: dict) -> list[tuple[str, str]]:
         said.append(("notebooks that ran from top to bottom", f"{passed} of {len(books)}"))
         said.append(("most memory in any of them", f"{gpu:.1f} GiB GPU, {host:.1f} GiB host"))
     if "grid" in results:
-        points = [p for p in results["grid"]["points"] if p.get("measured_gib")]
-        off = [abs(common.predicted_gib(p) / p["measured_gib"] - 1) for p in points]
-        said.append(
-            (
-                "memory planner against measured peaks",
-                (
-                    f"{len(points)} points, off by at most {100 * max(off):.1f} %, "
-                    f"median {100 * statistics.median(off):.1f} %"
-                ),
-            )
-        )
+        for name, fitted in (("peaks", True), ("peaks it was not fitted to", False)):
+            points = [p for p in results["grid"]["points"] if p.get("measured_gib")]
+            points = [p for p in points if p.get("fitted", True) == fitted]
+            off = [abs(common.predicted_gib(p) / p["measured_gib"] - 1) for p in points]
+            if off:
+                worst, middle = 100 * max(off), 100 * statistics.median(off)
+                found = f"{len(points)} points, off by at most {worst:.1f} %, median {middle:.1f} %"
+                said.append((f"memory planner against measured {name}", found))
         said.append(("CUDA context", f"{results['grid']['context_gib']:.2f} GiB"))
     if "speed" in results:
         said += speed_rows(results["speed"])

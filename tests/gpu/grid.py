@@ -50,6 +50,19 @@ GRID = [
     (THREE, 128, SEVEN, [(1, 1000), (2, 2048)]),
     ("llama-2-7b", 16, SEVEN, [(1, 512), (2, 2048)]),
 ]
+# The planner's constants were fitted to the set-ups above. These it has not seen.
+UNSEEN = [
+    (LLAMA, 2, SEVEN, [(8, 256), (3, 1500), (2, 4096)]),
+    (LLAMA, 8, SEVEN, [(1, 384), (6, 700), (3, 3000)]),
+    (LLAMA, 32, SEVEN, [(5, 300), (1, 3072), (8, 1500)]),
+    (LLAMA, 192, SEVEN, [(1, 256), (4, 600)]),
+    (LLAMA, 8, ATTENTION, [(4, 800), (2, 3000)]),
+    (THREE, 4, SEVEN, [(8, 256), (3, 1500)]),
+    (THREE, 32, SEVEN, [(1, 4096), (6, 800)]),
+    (THREE, 256, SEVEN, [(1, 512), (2, 1500)]),
+    ("llama-2-7b", 4, SEVEN, [(1, 1000)]),
+]
+CASES = GRID + UNSEEN
 
 
 def peak(model, tokenizer, choice: presets.Choice, rows: int, tokens: int) -> dict:
@@ -86,7 +99,7 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def measure(folder: str, r: int, targets: tuple, set_ups: list) -> list[dict]:
+def measure(folder: str, r: int, targets: tuple, set_ups: list, fitted: bool) -> list[dict]:
     """All set-ups of one adapter."""
     started, four_bits = time.perf_counter(), folder.endswith("4bit")
     model, tokenizer = models.load(
@@ -98,7 +111,7 @@ def measure(folder: str, r: int, targets: tuple, set_ups: list) -> list[dict]:
     found = []
     for rows, tokens in set_ups:
         about = {"model": folder, "bits": 4 if four_bits else 16, "r": r, "targets": list(targets)}
-        about |= {"rows": rows, "tokens": tokens, "loaded_gib": round(loaded, 3)}
+        about |= {"fitted": fitted, "rows": rows, "tokens": tokens, "loaded_gib": round(loaded, 3)}
         one_batch = replace(choice, batch_size=rows)
         found.append(about | peak(model, tokenizer, one_batch, rows, tokens))
         print(found[-1], flush=True)
@@ -108,9 +121,9 @@ def measure(folder: str, r: int, targets: tuple, set_ups: list) -> list[dict]:
 
 def one_case(number: int) -> None:
     """Measure one adapter; write its points and the CUDA context."""
-    case = GRID[number]
+    case = CASES[number]
     try:
-        points = measure(*case)
+        points = measure(*case, fitted=number < len(GRID))
     except torch.cuda.OutOfMemoryError:
         points = [{"model": case[0], "r": case[1], "fits": False, "loading": True}]
     release()
@@ -136,8 +149,8 @@ def main() -> None:
         return
     contents = [run_case(0)]
     with ThreadPoolExecutor(asked.jobs) as pool:
-        contents += pool.map(run_case, range(1, len(GRID)))
-    failed = [case[:2] for case, found in zip(GRID, contents, strict=True) if found is None]
+        contents += pool.map(run_case, range(1, len(CASES)))
+    failed = [case[:2] for case, found in zip(CASES, contents, strict=True) if found is None]
     points = [point for found in contents if found for point in found["points"]]
     context = contents[0]["context_gib"] if contents[0] else None
     common.save("grid", {"points": points, "context_gib": context, "failed": failed})

@@ -26,10 +26,10 @@ HELPERS = {
     "selection": set(),
     "lora": {"torch"},
     "memory": {"torch"},
+    "runs": set(),
     "lab": {"torch"},
     "embedded": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
-    "runs": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},
     "plots": {"matplotlib"},
@@ -47,7 +47,7 @@ STANDARD_LIBRARY_ONLY = [
 ]
 UNSLOTH_MUST_COME_BEFORE = {"transformers", "trl", "peft"}
 HEAVY = UNSLOTH_MUST_COME_BEFORE | {"unsloth", "datasets"}
-LIGHT = [name for name in HELPERS if name not in ("models", "runs", "training")]
+LIGHT = [name for name in HELPERS if name not in ("models", "training")]
 
 
 def run(code: str) -> str:

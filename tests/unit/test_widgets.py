@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers import lora, memory
+from helpers import lab, lora, memory
+from helpers.errors import CourseError
 from helpers.presets import Choice
-from helpers.widgets import RANKS, LoraSliders
+from helpers.widgets import EPOCHS, MODULES, RANKS, LoraSliders
 from helpers.workspace import load_choice
 
 
@@ -39,21 +40,41 @@ def test_the_sliders_start_at_the_homework_s_choice():
     assert sliders.picture() in sliders.readout.value
 
 
-@pytest.mark.parametrize("slider", ["r", "alpha", "batch"])
-def test_moving_a_slider_changes_the_text_at_once(slider):
+CONTROLS = {
+    "r": 4,
+    "alpha": 4,
+    "modules": MODULES["attention"],
+    "dropout": 0.1,
+    "rslora": True,
+    "length": 512,
+    "batch": 32,
+    "rows": 1,
+    "epochs": 5,
+    "model": "SmolLM2-135M-Instruct",
+}
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_moving_a_control_changes_the_text_at_once(control):
     sliders = LoraSliders()
     text, shown = sliders.text(), sliders.readout.value
-    getattr(sliders, slider).value = 4
+    getattr(sliders, control).value = CONTROLS[control]
     assert sliders.text() != text and sliders.readout.value != shown
 
 
-@pytest.mark.parametrize(("slider", "value"), [("r", 256), ("batch", 8)])
-def test_moving_rank_or_rows_changes_the_picture(slider, value):
-    sliders = LoraSliders()
+@pytest.mark.parametrize("control", ["r", "modules", "length", "rows", "model"])
+def test_what_needs_memory_changes_the_picture(control):
+    sliders = LoraSliders(Choice(micro_batch=2))
     before = sliders.picture()
-    getattr(sliders, slider).value = value
+    getattr(sliders, control).value = CONTROLS[control]
     assert sliders.picture() != before
     assert sliders.picture() in sliders.readout.value
+
+
+def test_every_control_has_a_label_that_a_screen_reader_reads():
+    shown = leaves(LoraSliders().show())
+    assert all(leaf.description for leaf in shown if not isinstance(leaf, ipywidgets.HTML))
+    assert 'role="img" aria-label="' in LoraSliders().picture()
 
 
 def test_alpha_moves_the_scale_but_neither_parameters_nor_memory():
@@ -68,11 +89,12 @@ def test_alpha_moves_the_scale_but_neither_parameters_nor_memory():
 @given(st.sampled_from(RANKS), st.sampled_from(RANKS), st.sampled_from((1, 2, 4, 8)))
 def test_the_text_holds_what_the_helpers_compute(r, alpha, rows):
     sliders = LoraSliders()
-    sliders.r.value, sliders.alpha.value, sliders.batch.value = r, alpha, rows
+    sliders.r.value, sliders.alpha.value, sliders.rows.value = r, alpha, rows
+    sliders.length.value = 4096
     assert (sliders.choice.r, sliders.choice.lora_alpha) == (r, alpha)
     trained = lora.adapter_parameters("llama-2-7b", r)
     total = trained + lora.base_parameters("llama-2-7b")
-    e = memory.estimate("llama-2-7b", r=r, batch_size=rows, sequence_length=2048)
+    e = memory.estimate("llama-2-7b", r=r, batch_size=rows, sequence_length=4096)
     text = sliders.text()
     assert f"{trained:,} of {total:,} = {trained / total:.2%}" in text
     assert re.search(rf"scale.* {re.escape(f'{alpha / r:g}')}\n", text)
@@ -80,10 +102,46 @@ def test_the_text_holds_what_the_helpers_compute(r, alpha, rows):
     assert ("does not fit on a T4" in text) == (not e.fits())
 
 
+def test_what_does_not_fit_is_told_with_the_change_that_makes_it_fit():
+    sliders = LoraSliders(Choice(r=256, lora_alpha=256, max_seq_length=4096, micro_batch=8))
+    assert "does not fit on a T4; it would with 4 rows at once instead of 8" in sliders.text()
+    sliders.rows.value = 4
+    assert "fits on a T4\n" in sliders.text()
+
+
+def test_a_warning_stands_in_the_text():
+    sliders = LoraSliders()
+    assert "note" not in sliders.text()
+    sliders.dropout.value = 0.1
+    assert "note       lora_dropout > 0" in sliders.text()
+
+
+def test_the_code_is_shown_as_it_would_run():
+    sliders = LoraSliders()
+    sliders.r.value = 64
+    assert "r=64,  # the homework: 16" in sliders.code()
+    assert sliders.code() == f"{lab.peft_code(sliders.choice)}\n\n{lab.training_code(sliders.plan)}"
+    assert "r=64,  # the homework: 16" in sliders.readout.value
+
+
+def test_a_pinned_setting_is_compared_with_what_comes_after():
+    sliders = LoraSliders()
+    assert sliders.comparison() == ""
+    sliders.pin.click()
+    sliders.r.value = 64
+    rows = {line[:12].strip(): line[12:].split() for line in sliders.comparison().splitlines()}
+    assert rows["trainable"] == ["39,976,960", "159,907,840", "4.00"]
+    assert rows["scale"] == ["1", "0.25", "0.25"]
+    assert rows["r, alpha"] == ["16,", "16", "64,", "16"]
+    assert sliders.comparison() in sliders.readout.value
+    sliders.pin.click()
+    assert "159,907,840     159,907,840     1.00" in sliders.comparison()
+
+
 def test_a_choice_between_the_marks_keeps_its_numbers():
     sliders = LoraSliders(Choice(r=12, lora_alpha=18.5))
     assert (sliders.r.value, sliders.alpha.value) == (12, 18.5)
-    sliders.batch.value = 4
+    sliders.rows.value = 4
     assert (sliders.choice.r, sliders.choice.lora_alpha) == (12, 18.5)
 
 
@@ -106,10 +164,39 @@ def test_the_scale_of_rank_stabilised_lora_is_its_own():
 
 
 def test_another_model_and_length_can_be_planned():
-    sliders = LoraSliders(model="smollm2-135m", sequence_length=512)
+    sliders = LoraSliders(Choice(max_seq_length=512), model="smollm2-135m")
     assert f"{lora.adapter_parameters('smollm2-135m', 16):,}" in sliders.text()
     assert "512 tokens" in sliders.text()
     assert "SmolLM2" in sliders.picture()
+
+
+def test_any_llama_shaped_config_can_be_planned_and_another_is_refused():
+    from transformers import GPT2Config, MistralConfig
+
+    config = MistralConfig()
+    sliders = LoraSliders(config=config)
+    assert sliders.model.value == "the given config" and len(sliders.model.options) == 3
+    assert f"{lora.adapter_parameters(config, 16):,}" in sliders.text()
+    sliders.model.value = "Llama-2-7B"
+    assert "39,976,960" in sliders.text()
+    with pytest.raises(CourseError, match="config has no"):
+        LoraSliders(config=GPT2Config())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
+@given(st.sampled_from(EPOCHS))
+def test_minutes_are_measured_ones_once_this_model_was_trained(workspace, epochs):
+    folder = workspace / "runs" / "r16-alpha16"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").touch()
+    (workspace / "latest_run.json").write_text('{"name": "r16-alpha16"}')
+    record = '{"model": "llama-2-7b", "tokens": 40000, "minutes": 4}'
+    (folder / "run.json").write_text(record)
+    sliders = LoraSliders(Choice(epochs=epochs))
+    expected = f"{sliders.plan.tokens / 10_000:.0f} min at the rate of your last run"
+    assert expected in sliders.text()
+    (folder / "run.json").write_text(record.replace("llama-2-7b", "another"))
+    assert "estimated from the arithmetic" in LoraSliders().text()
 
 
 # ---------------------------------------------------------------------------------------- buttons
@@ -153,8 +240,12 @@ def test_whatever_was_saved_is_where_new_sliders_start(workspace, r, alpha):
 
 def test_everything_that_can_be_moved_is_shown():
     sliders = LoraSliders()
-    parts = [sliders.r, sliders.alpha, sliders.batch, sliders.same, sliders.twice, sliders.use]
-    assert leaves(sliders.show()) == [*parts, sliders.readout, sliders.message]
+    shown = leaves(sliders.show())
+    buttons = [sliders.same, sliders.twice, sliders.pin, sliders.use]
+    assert {*map(id, shown)} == {
+        *(id(getattr(sliders, name)) for name in CONTROLS),
+        *map(id, [*buttons, sliders.readout, sliders.message]),
+    }
 
 
 # -------------------------------------------------------------------------------------- bad input
@@ -171,3 +262,13 @@ def test_a_workspace_that_cannot_be_written_shows_a_message_and_raises_nothing(
     assert "COURSE_WORKSPACE" in message and "Saved" not in message
     assert "a file, not a &lt;folder&gt;" in message
     assert sliders.choice.r == 64 and blocked.read_text() == "in the way"
+
+
+def test_a_setting_that_means_nothing_leaves_a_message_and_the_sliders_alive():
+    sliders = LoraSliders(Choice(micro_batch=8))
+    sliders.batch.value = 4
+    assert "micro_batch = 8 does not divide batch_size = 4" in sliders.message.value
+    assert sliders.choice.batch_size == 8
+    sliders.rows.value = 2
+    assert sliders.message.value == ""
+    assert (sliders.choice.batch_size, sliders.choice.micro_batch) == (4, 2)
