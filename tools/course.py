@@ -37,12 +37,15 @@ def client_for(
     sockets = Path(tempfile.mkdtemp()) / "kernel"
     manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets))
     manager.kernel_spec.argv[0] = python
-    return NotebookClient(
+    client = NotebookClient(
         notebook,
         km=manager,
         timeout=timeout,
         resources={"metadata": {"path": NOTEBOOKS}},
     )
+    # Else a kernel that was given lives on, with its model, until this process ends.
+    client.owns_km = True
+    return client
 
 
 def run(source: Path, target: Path, python: str) -> float:

@@ -1,0 +1,48 @@
+"""`make course`: each notebook in a kernel of its own, which ends with it; a failing cell is shown."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+import course
+
+
+def write(folder: Path, *cells: str) -> Path:
+    path = folder / "09_example.ipynb"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    nbformat.write(notebook, path)
+    return path
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_kernel_ends_with_its_notebook(tmp_path, capsys):
+    source = write(tmp_path, "import os; print(os.getpid())")
+    course.run(source, tmp_path / "out" / source.name, sys.executable)
+    executed = nbformat.read(tmp_path / "out" / source.name, as_version=4)
+    pid = int(executed.cells[0].outputs[0].text)
+    assert pid != os.getpid()
+    until = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_running(pid)
+    assert "09_example" in capsys.readouterr().out
+
+
+def test_a_failing_cell_is_shown_and_the_copy_is_kept(tmp_path):
+    source = write(tmp_path, "x = 1", "raise ValueError('the reason')")
+    with pytest.raises(SystemExit) as caught:
+        course.run(source, tmp_path / source.name, sys.executable)
+    said = str(caught.value)
+    assert "Cell 1 of 09_example.ipynb" in said and "ValueError: the reason" in said
+    assert nbformat.read(tmp_path / source.name, as_version=4).cells[1].outputs
