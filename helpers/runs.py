@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from helpers import workspace
-from helpers.errors import CourseError
 from helpers.presets import Choice
 
 if TYPE_CHECKING:
@@ -82,17 +81,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 def read(folder: Path) -> dict:
     """``run.json`` of a run folder; empty where there is none."""
-    file = folder / "run.json"
-    if not file.exists():
-        return {}
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CourseError(
-            f"{file} is not readable as JSON.",
-            "It was cut off or edited by hand.",
-            f"Delete the folder {folder.name}, or move it away, and train again.",
-        ) from error
+    return workspace.read_json(str(folder / "run.json")) or {}
 
 
 def write(folder: Path, record: dict) -> None:
