@@ -6,11 +6,12 @@ PY := $(VENV)/bin/python
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^torch==//p' requirements-local.in)
 READY := $(VENV)/.ready
+NOTEBOOK65 := build/notebook65
 # Threads that wait give their core away soon; else a busy machine runs models many times slower.
 export GOMP_SPINCOUNT ?= 20000
 TEST_ENV := COURSE_SIZE=test COURSE_WORKSPACE=$(CURDIR)/build/test-workspace HF_HUB_OFFLINE=1
 
-.PHONY: course test alone unit nbval lab notebooks badges pins drift replica colab lint clean
+.PHONY: course test alone unit nbval browser lab notebooks badges pins drift replica colab lint clean
 
 course: $(READY)
 	$(PY) tools/course.py
@@ -34,6 +35,10 @@ nbval: $(READY)
 	$(TEST_ENV) $(PY) -m pytest -p tests.notebooks.uncounted --nbval \
 	  --nbval-sanitize-with tests/notebooks/sanitize.cfg \
 	  --nbval-cell-timeout=900 -p no:cacheprovider --durations=10 notebooks
+
+# The sliders in Chromium: JupyterLab 4 with ipywidgets 8.1, and Notebook 6.5 with Colab's ipywidgets 7.7.1.
+browser: $(READY) $(NOTEBOOK65)/.ready
+	COURSE_BROWSER=required $(TEST_ENV) $(PY) -m pytest tests/browser
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -72,4 +77,11 @@ $(READY): requirements-local.txt requirements-local.in
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements-local.txt
 	$(PY) -m pip install --quiet --retries 1 torch==$(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	touch $@
+
+# Its kernel takes what it lacks (torch, transformers) from the course's own environment.
+$(NOTEBOOK65)/.ready: tests/browser/requirements-notebook65.txt $(READY)
+	$(PYTHON) -m venv --clear $(NOTEBOOK65)
+	$(NOTEBOOK65)/bin/python -m pip install --quiet --require-hashes -r tests/browser/requirements-notebook65.txt
+	$(PY) -c 'import site; print(site.getsitepackages()[0])' > $$($(NOTEBOOK65)/bin/python -c 'import site; print(site.getsitepackages()[0])')/course.pth
 	touch $@

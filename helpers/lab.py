@@ -199,3 +199,51 @@ def _call(name: str, positional: list[str], values: dict) -> str:
         mark = "" if value == usual else f"  # the homework: {usual!r}"
         lines.append(f"    {argument}={value!r},{mark}")
     return "\n".join([*lines, ")"])
+
+
+def describe(plan: Plan, tokens_per_minute: float | None = None) -> str:
+    """A plan's readouts as text. Minutes come from a measured rate where there is one."""
+    c, e = plan.choice, plan.estimate
+    formula = "alpha / √r" if c.use_rslora else "alpha / r"
+    verdict = "fits on a T4"
+    if not plan.fits:
+        change = smallest_change(plan)
+        verdict = "does not fit on a T4" + (f"; it would with {change[0]}" if change else "")
+    rows = "1 row" if plan.rows_at_once == 1 else f"{plan.rows_at_once} rows"
+    derived = "" if c.micro_batch else " (what fits)"
+    short, long = plan.minutes
+    time = f"{short:.0f} to {long:.0f} min on a T4 (estimated)"
+    if tokens_per_minute:
+        time = f"{plan.tokens / tokens_per_minute:.0f} min at the rate of your last run"
+    lines = [
+        f"r = {c.r}, lora_alpha = {c.lora_alpha:g}",
+        f"trainable  {plan.trained:,} of {plan.total:,} = {plan.trained / plan.total:.2%}",
+        f"scale      {formula} = {plan.scale:g}",
+        f"file       {plan.file_mib:,.0f} MiB",
+        f"memory     {e.total:.2f} + {e.context:.2f} GiB: {verdict}",
+        f"           {rows} of {c.max_seq_length:,} tokens at once{derived}, {c.batch_size} for an update",
+        f"time       at most {time}",
+        f"           {plan.steps} updates, {plan.tokens:,} tokens if every row is full",
+    ]
+    return "\n".join(lines + [f"note       {warning}" for warning in warnings_for(c)])
+
+
+def compare(a: Plan, b: Plan) -> str:
+    """Two plans side by side, and how many times as large the second is."""
+    rows = [
+        ("trainable", a.trained, b.trained, ",.0f"),
+        ("scale", a.scale, b.scale, "g"),
+        ("file, MiB", a.file_mib, b.file_mib, ",.0f"),
+        ("memory, GiB", a.estimate.total, b.estimate.total, ".2f"),
+        ("tokens", a.tokens, b.tokens, ",.0f"),
+        ("updates", a.steps, b.steps, "g"),
+    ]
+    lines = [f"{'':<12}{'A: pinned':>16}{'B: now':>16}{'B / A':>9}"]
+    lines += [f"{'r, alpha':<12}{_pair(a):>16}{_pair(b):>16}"]
+    for name, one, two, form in rows:
+        lines.append(f"{name:<12}{one:>16{form}}{two:>16{form}}{two / one:>9.2f}")
+    return "\n".join(lines)
+
+
+def _pair(plan: Plan) -> str:
+    return f"{plan.choice.r}, {plan.choice.lora_alpha:g}"

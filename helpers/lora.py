@@ -124,6 +124,7 @@ def scaling(r: int, alpha: float, use_rslora: bool = False) -> float:
     return alpha / math.sqrt(r) if use_rslora else alpha / r
 
 
+@torch.no_grad()
 def delta_weight(layer: torch.nn.Module, adapter: str = "default") -> torch.Tensor:
     """ΔW = scaling · B·A of one PEFT LoRA layer: n_out × n_in, float32, ready to add to the weight."""
     down = layer.lora_A[adapter].weight.float()
@@ -178,19 +179,39 @@ def factors(model: torch.nn.Module, adapter: str = "default") -> dict[str, Facto
 def put_factors(
     model: torch.nn.Module, wanted: dict[str, Factors], adapter: str = "default"
 ) -> None:
-    """Write A, B and scale into a model. Where they have a lower rank, the rest is filled with zeros."""
-    for name, layer in layers(model, adapter).items():
-        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-        rank = wanted[name].a.shape[0]
-        if rank > down.shape[0]:
-            raise CourseError(
-                f"The adapter of rank {rank} does not fit into one of rank {down.shape[0]}.",
-                "A and B keep their size.",
-                "Load a model whose adapter has at least that rank.",
-            )
-        down.zero_()[:rank] = wanted[name].a.to(down)
-        up.zero_()[:, :rank] = wanted[name].b.to(up)
-        layer.scaling[adapter] = wanted[name].scale
+    """Write A, B and scale into a model. Where they have a lower rank, the rest is filled with zeros.
+
+    Raises:
+        CourseError: they belong to another base model, to other layers, or have a higher rank.
+    """
+    adapted = layers(model, adapter)
+    for name, layer in adapted.items():
+        _check_fit(
+            name, layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, wanted.get(name)
+        )
+    for name, layer in adapted.items():
+        down, up, new = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, wanted[name]
+        rank = new.a.shape[0]
+        down.zero_()[:rank] = new.a.to(down)
+        up.zero_()[:, :rank] = new.b.to(up)
+        layer.scaling[adapter] = new.scale
+
+
+def _check_fit(name: str, down: torch.Tensor, up: torch.Tensor, new: Factors | None) -> None:
+    if new is None or new.a.shape[1] != down.shape[1] or new.b.shape[0] != up.shape[0]:
+        there = f"{new.b.shape[0]} × {new.a.shape[1]}" if new else "absent"
+        raise CourseError(
+            f"The adapter does not fit this model: {name} is {up.shape[0]} × {down.shape[1]} here, and "
+            f"{there} in the adapter.",
+            "It was trained on another base model, or on other layers.",
+            "Load the base model that its adapter_config.json names.",
+        )
+    if new.a.shape[0] > down.shape[0]:
+        raise CourseError(
+            f"The adapter of rank {new.a.shape[0]} does not fit into one of rank {down.shape[0]}.",
+            "A and B keep their size.",
+            "Load a model whose adapter has at least that rank.",
+        )
 
 
 def rescale(model: torch.nn.Module, times: float, adapter: str = "default") -> None:

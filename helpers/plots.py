@@ -5,7 +5,10 @@ from html import escape
 from itertools import cycle
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
+
+from helpers.presets import PROJECTIONS
 
 # Okabe & Ito's palette: told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -189,3 +192,98 @@ def lines(
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
     return figure
+
+
+def curves(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    xlabel: str,
+    ylabel: str,
+    *,
+    doubling: bool = False,
+) -> Figure:
+    """A line with markers for each named series of ``(x, y)`` points; a single point is only a marker.
+
+    ``doubling`` spaces x so that each doubling takes the same room.
+    """
+    figure, axes = _figure()
+    styles = cycle(zip((BLUE, RED, GREEN, ORANGE), "osD^", strict=True))
+    for (name, points), (colour, marker) in zip(series.items(), styles, strict=False):
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, marker=marker, color=colour, label=name)
+    if doubling:
+        ticks = sorted({x for points in series.values() for x, _ in points})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(frameon=False)
+    return figure
+
+
+def heat_maps(grids: Mapping[str, Sequence[Sequence[float]]], label: str) -> Figure:
+    """One map a name, with the same colours: a row for each projection, a column for each layer."""
+    figure, all_axes = plt.subplots(
+        len(grids), 1, figsize=(7.5, 0.4 + 2.1 * len(grids)), layout="constrained", squeeze=False
+    )
+    plt.close(figure)
+    top = np.nanmax(list(grids.values()))
+    for axes, (name, grid) in zip(all_axes[:, 0], grids.items(), strict=True):
+        image = axes.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=top)
+        axes.set(title=name, yticks=range(len(PROJECTIONS)), yticklabels=PROJECTIONS)
+        axes.tick_params(length=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    all_axes[-1, 0].set_xlabel("layer, from the input on")
+    figure.colorbar(image, ax=all_axes[:, 0].tolist(), label=label)
+    return figure
+
+
+def dial_svg(
+    points: Sequence[tuple[float, float]], chosen: int, others: Mapping[str, tuple[float, float]]
+) -> str:
+    """Held-out loss over the factor on alpha as a small SVG; the chosen point is marked.
+
+    ``others`` are single points beside the curve. Factors are evenly spaced, as on the slider.
+    """
+    width, height, left, bottom = 460, 210, 44, 40
+    places = {
+        x: left + 24 + i * (width - left - 60) / (len(points) - 1)
+        for i, (x, _) in enumerate(points)
+    }
+    ys = [y for _, y in [*points, *others.values()]]
+    low, high = min(ys), max(ys)
+    span = max(high - low, 0.05)
+
+    def down(y: float) -> float:
+        return 30 + (height - bottom - 46) * (high - y) / span
+
+    base = height - bottom
+    line = " ".join(f"{places[x]:.1f},{down(y):.1f}" for x, y in points)
+    marks = [
+        f'<circle cx="{places[x]:.1f}" cy="{down(y):.1f}" r="3" fill="{BLUE}"/>' for x, y in points
+    ]
+    x, y = points[chosen]
+    marks.append(
+        f'<circle cx="{places[x]:.1f}" cy="{down(y):.1f}" r="8" fill="none" stroke="{BLUE}" stroke-width="2.5"/>'
+    )
+    for name, (x, y) in others.items():
+        across, at = places[x], down(y)
+        marks.append(
+            f'<rect x="{across - 4:.1f}" y="{at - 4:.1f}" width="8" height="8" fill="{RED}"/>'
+        )
+        marks.append(
+            f'<text x="{across - 9:.1f}" y="{at + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        )
+    ticks = "".join(
+        f'<text x="{at:.1f}" y="{base + 15}" text-anchor="middle">{x:g}</text>'
+        for x, at in places.items()
+    )
+    caption = "held-out loss (nats a token) over the factor on alpha"
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" style="max-width:100%;background:#fff" '
+        f'role="img" aria-label="{caption}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
+        f'font-size="12"><text x="4" y="14" font-size="13">{caption}</text>'
+        f'<path d="M{left} 22V{base}H{width - 8}" fill="none" stroke="#999"/>'
+        f'<text x="{left - 5}" y="{down(high) + 4:.1f}" text-anchor="end">{high:.2f}</text>'
+        f'<text x="{left - 5}" y="{down(low) + 4:.1f}" text-anchor="end">{low:.2f}</text>{ticks}'
+        f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">alpha × …</text>'
+        f'<polyline points="{line}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>{"".join(marks)}</svg>'
+    )

@@ -6,10 +6,12 @@ A folder holds what the Trainer writes (checkpoints, ``trainer_state.json``), th
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from helpers import workspace
+from helpers.errors import CourseError
 from helpers.presets import Choice
 
 if TYPE_CHECKING:
@@ -56,6 +58,33 @@ def latest() -> Run | None:
     if folder is None or not (folder / "adapter_model.safetensors").exists():
         return None
     return Run(folder, read(folder))
+
+
+def choice_of(run: Run, **changes) -> Choice:
+    """What a run was trained with, with some settings changed.
+
+    Raises:
+        CourseError: ``run.json`` comes from another version of the course, or was edited.
+    """
+    try:
+        return replace(Choice(**run.record["choice"]), **changes)
+    except (KeyError, TypeError) as error:
+        raise CourseError(
+            f"run.json in {run.folder.name} does not hold this course's settings: {error}.",
+            "Another version of the course wrote it, or it was edited by hand.",
+            "Train again in notebook 05.",
+        ) from error
+
+
+def find(choice: Choice, ids: list[str], model: str) -> Run | None:
+    """A finished run of this model with this choice and these conversations, or ``None``."""
+    wanted = {"status": "finished", "choice": choice.to_dict(), "ids": ids, "model": model}
+    for folder in sorted(workspace.path("runs").glob("*")):
+        record = read(folder)
+        whole = (folder / "adapter_model.safetensors").is_file()
+        if whole and all(record.get(name) == value for name, value in wanted.items()):
+            return Run(folder, record)
+    return None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -1,12 +1,13 @@
 """Choose and order conversations by a sort key; keep the chosen ids for training."""
 
+import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import data, workspace
 from helpers.errors import CourseError
-from helpers.presets import MAX_CONVERSATIONS, size
+from helpers.presets import MAX_CONVERSATIONS, SEED, size
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -146,3 +147,52 @@ def load_selection() -> "Dataset":
     # At test size every n-th, so that short and long ones are among them.
     count = min(len(rows), size().conversations)
     return rows.select([i * len(rows) // count for i in range(count)])
+
+
+def of_run(record: dict) -> "Dataset":
+    """The conversations that a run was trained on, by its ``run.json``.
+
+    Raises:
+        CourseError: the selection in the workspace holds others by now.
+    """
+    rows = load_selection()
+    if list(rows["id"]) != record["ids"]:
+        raise CourseError(
+            "The selection in the workspace is not the one that this run was trained on.",
+            "You chose others in notebook 04 since, or COURSE_SIZE changed. Only runs on the same rows can be "
+            "compared.",
+            "Run notebook 05 again, or go back to your earlier selection in notebook 04.",
+        )
+    return rows
+
+
+def shuffled_answers(rows: "Dataset", seed: int = SEED) -> "Dataset":
+    """The same questions and the same answers, but each question with an answer of another row.
+
+    A control: the form of the answers can still be learned from it, but nothing that ties an answer to its
+    question. Ids get the ending ``-shuffled``. Of rows with several answers the last one moves.
+
+    Raises:
+        CourseError: there is only one row.
+    """
+    if len(rows) < 2:
+        raise CourseError(
+            "One row has no other to exchange its answer with.",
+            "Shuffling needs at least two.",
+            "Choose more conversations in notebook 04.",
+        )
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    # Along this random circle each row gives its answer to the next: none keeps its own.
+    giver = dict(zip(order, [*order[1:], order[0]], strict=True))
+    answers = [messages[-1] for messages in rows["conversations"]]
+    return type(rows).from_list(
+        [
+            {
+                "id": f"{row['id']}-shuffled",
+                "conversations": [*row["conversations"][:-1], answers[giver[i]]],
+                "score": row["score"],
+            }
+            for i, row in enumerate(rows)
+        ]
+    )

@@ -19,9 +19,73 @@ MODULES = {
 }
 BATCHES, ROWS, EPOCHS = (1, 2, 4, 8, 16, 32), (0, 1, 2, 4, 8), (1, 2, 3, 5, 10, 15)
 # Long lines wrap in a narrow window.
-_PRE = '<pre style="white-space:pre-wrap;margin:4px 6px;line-height:1.35;font-size:12.5px">'
+_PRE = '<pre style="white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:4px 6px;line-height:1.35;font-size:12.5px">'
+# Columns must not wrap: a narrow window scrolls.
+_TABLE = _PRE.replace("pre-wrap", "pre").replace(
+    "margin", "overflow-x:auto;width:0;min-width:calc(100% - 12px);margin"
+)
 _LABEL = {"description_width": "96px"}
 _WIDE = {"width": "100%", "max_width": "430px"}
+
+
+class Knob:
+    """A labelled number field, and beside it a slider over the usual values; both show the same number.
+
+    The field is what the keyboard and screen readers use: a slider of ipywidgets has no name for them.
+
+    Args:
+        name: the label.
+        marks: the slider's values, ascending; the field takes numbers between them too.
+        value: where it starts; a value beyond the marks widens the range.
+        step: of the field's arrows; a whole number makes it a field of whole numbers.
+    """
+
+    def __init__(self, name: str, marks: tuple, value: float, step: float = 1):
+        self.name, self.marks = name, tuple(sorted({*marks, value}))
+        kind = w.IntText if all(isinstance(n, int) for n in (*marks, value, step)) else w.FloatText
+        self.field = kind(
+            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(width="184px")
+        )
+        self.slider = w.SelectionSlider(
+            options=self.marks, value=value, readout=False, layout=w.Layout(width="240px")
+        )
+        self.row = w.HBox([self.field, self.slider], layout=w.Layout(flex_flow="row wrap"))
+        self.following = False
+        self.field.observe(self._typed, names="value")
+        self.slider.observe(self._slid, names="value")
+
+    @property
+    def value(self) -> float:
+        """The number in the field; a whole one as int, which reads better in code."""
+        number = self.field.value
+        return int(number) if number == int(number) else number
+
+    @value.setter
+    def value(self, number: float) -> None:
+        self.field.value = number
+
+    def checked(self) -> float:
+        """The number in the field; CourseError if it is out of range."""
+        low, high = self.marks[0], self.marks[-1]
+        if not low <= self.value <= high:
+            raise CourseError(
+                f"{self.name} = {self.value:g} is not between {low:g} and {high:g}.",
+                "The numbers below still belong to the last setting that could be used.",
+                "Type another number, or move the slider.",
+            )
+        return self.value
+
+    def _typed(self, _change) -> None:
+        if self.marks[0] <= self.value <= self.marks[-1]:
+            # New marks first send the slider to its beginning: nobody moved it there.
+            self.following = True
+            self.slider.options = tuple(sorted({*self.marks, self.value}))
+            self.slider.value = self.value
+            self.following = False
+
+    def _slid(self, _change) -> None:
+        if not self.following:
+            self.field.value = self.slider.value
 
 
 class LoraSliders:
@@ -50,8 +114,8 @@ class LoraSliders:
             options=list(self.models), value=model, description="model", style=_LABEL,
             layout=w.Layout(**_WIDE),
         )  # fmt: skip
-        self.r = _slider("rank r", RANKS, choice.r)
-        self.alpha = _slider("lora_alpha", (*ALPHAS, 2 * choice.r), choice.lora_alpha)
+        self.r = Knob("rank r", RANKS, choice.r)
+        self.alpha = Knob("lora_alpha", ALPHAS, float(choice.lora_alpha))
         sets = MODULES | (
             {}
             if choice.target_modules in MODULES.values()
@@ -61,14 +125,14 @@ class LoraSliders:
             options=list(sets.items()), value=choice.target_modules, description="modules",
             style=_LABEL, layout=w.Layout(**_WIDE),
         )  # fmt: skip
-        self.dropout = _slider("lora_dropout", (0.0, 0.05, 0.1), choice.lora_dropout)
+        self.dropout = Knob("lora_dropout", (0.0, 0.05, 0.1), choice.lora_dropout, step=0.05)
         self.rslora = w.Checkbox(
             value=choice.use_rslora, description="rsLoRA: divide alpha by √r", style=_LABEL
         )
-        self.length = _slider("tokens a row", lab.LENGTHS, choice.max_seq_length)
-        self.batch = _slider("rows an update", BATCHES, choice.batch_size)
-        self.rows = _slider("rows at once", ROWS, choice.micro_batch or 0, zero="derived")
-        self.epochs = _slider("epochs", EPOCHS, choice.epochs)
+        self.length = Knob("tokens a row", lab.LENGTHS, choice.max_seq_length)
+        self.batch = Knob("rows an update", BATCHES, choice.batch_size)
+        self.rows = Knob("rows at once", ROWS, choice.micro_batch or 0)
+        self.epochs = Knob("epochs", EPOCHS, float(choice.epochs))
         narrow = {"width": "104px"}
         self.same = w.Button(description="alpha = r", layout=w.Layout(**narrow))
         self.twice = w.Button(description="alpha = 2r", layout=w.Layout(**narrow))
@@ -84,7 +148,7 @@ class LoraSliders:
         self.readout, self.message = w.HTML(), w.HTML()
         self.plan = self._planned(choice)
         for control in self._controls():
-            control.observe(self._moved, names="value")
+            getattr(control, "field", control).observe(self._moved, names="value")
         self.same.on_click(lambda _: self._set_alpha(1))
         self.twice.on_click(lambda _: self._set_alpha(2))
         self.pin.on_click(lambda _: self._pin())
@@ -96,11 +160,12 @@ class LoraSliders:
         buttons = w.HBox(
             [self.same, self.twice, self.pin, self.use], layout=w.Layout(flex_flow="row wrap")
         )
-        return w.VBox([*self._controls(), buttons, self.readout, self.message])
+        rows = [getattr(control, "row", control) for control in self._controls()]
+        return w.VBox([*rows, buttons, self.message, self.readout])
 
     def text(self) -> str:
         """The readouts as plain text: for readers without widgets, and for tests."""
-        return describe(self.plan, self.rates.get(self.model.value))
+        return lab.describe(self.plan, self.rates.get(self.model.value))
 
     def picture(self) -> str:
         """The memory bar as SVG."""
@@ -115,9 +180,9 @@ class LoraSliders:
 
     def comparison(self) -> str:
         """The pinned setting A beside the current one, B; empty where none is pinned."""
-        return compare(self.pinned, self.plan) if self.pinned else ""
+        return lab.compare(self.pinned, self.plan) if self.pinned else ""
 
-    def _controls(self) -> list[w.Widget]:
+    def _controls(self) -> list["Knob | w.Widget"]:
         return [
             *(self.model, self.r, self.alpha, self.modules, self.dropout, self.rslora),
             *(self.length, self.batch, self.rows, self.epochs),
@@ -133,15 +198,15 @@ class LoraSliders:
         try:
             moved = replace(
                 self.choice,
-                r=self.r.value,
-                lora_alpha=self.alpha.value,
+                r=self.r.checked(),
+                lora_alpha=self.alpha.checked(),
                 target_modules=self.modules.value,
-                lora_dropout=self.dropout.value,
+                lora_dropout=self.dropout.checked(),
                 use_rslora=self.rslora.value,
-                max_seq_length=self.length.value,
-                batch_size=self.batch.value,
-                micro_batch=self.rows.value or None,
-                epochs=self.epochs.value,
+                max_seq_length=self.length.checked(),
+                batch_size=self.batch.checked(),
+                micro_batch=self.rows.checked() or None,
+                epochs=self.epochs.checked(),
             )
             self.plan = self._planned(moved)
         except CourseError as error:
@@ -153,7 +218,7 @@ class LoraSliders:
     def _draw(self) -> None:
         parts = [f"{_PRE}{escape(self.text())}</pre>", self.picture()]
         if self.pinned:
-            parts.append(f"{_PRE}{escape(self.comparison())}</pre>")
+            parts.append(f"{_TABLE}{escape(self.comparison())}</pre>")
         parts.append(
             f"<details><summary>The code that trains this</summary>{_PRE}{escape(self.code())}</pre></details>"
         )
@@ -173,47 +238,65 @@ class LoraSliders:
             self.message.value = f"<b>{escape(str(error))}</b>"
 
 
-def describe(plan: lab.Plan, tokens_per_minute: float | None = None) -> str:
-    """A plan's readouts as text. Minutes come from a measured rate where there is one."""
-    c, e = plan.choice, plan.estimate
-    formula = "alpha / √r" if c.use_rslora else "alpha / r"
-    verdict = "fits on a T4"
-    if not plan.fits:
-        change = lab.smallest_change(plan)
-        verdict = "does not fit on a T4" + (f"; it would with {change[0]}" if change else "")
-    rows = "1 row" if plan.rows_at_once == 1 else f"{plan.rows_at_once} rows"
-    short, long = plan.minutes
-    time = f"{short:.0f} to {long:.0f} min on a T4 (estimated from the arithmetic)"
-    if tokens_per_minute:
-        time = f"{plan.tokens / tokens_per_minute:.0f} min at the rate of your last run"
-    lines = [
-        f"r = {c.r}, lora_alpha = {c.lora_alpha:g}",
-        f"trainable  {plan.trained:,} of {plan.total:,} = {plan.trained / plan.total:.2%}",
-        f"scale      {formula} = {plan.scale:g}",
-        f"file       {plan.file_mib:,.0f} MiB",
-        f"memory     {e.total:.2f} + {e.context:.2f} GiB: {verdict}",
-        f"           {rows} of {c.max_seq_length:,} tokens at once, {c.batch_size} for an update",
-        f"time       at most {time}",
-        f"           {plan.steps} updates, {plan.tokens:,} tokens if every row is full",
-    ]
-    return "\n".join(lines + [f"note       {warning}" for warning in lab.warnings_for(c)])
+class AlphaDial:
+    """A slider over factors on alpha *after* training: held-out loss, and one question's answer, at each.
 
+    All were computed before, so that the slider answers at once.
 
-def compare(a: lab.Plan, b: lab.Plan) -> str:
-    """Two plans side by side, and how many times as large the second is."""
-    rows = [
-        ("trainable", a.trained, b.trained, ",.0f"),
-        ("scale", a.scale, b.scale, "g"),
-        ("file, MiB", a.file_mib, b.file_mib, ",.0f"),
-        ("memory, GiB", a.estimate.total, b.estimate.total, ".2f"),
-        ("tokens", a.tokens, b.tokens, ",.0f"),
-        ("updates", a.steps, b.steps, "g"),
-    ]
-    lines = [f"{'':<12}{'A: pinned':>16}{'B: now':>16}{'B / A':>9}"]
-    lines += [f"{'r, alpha':<12}{_pair(a):>16}{_pair(b):>16}"]
-    for name, one, two, form in rows:
-        lines.append(f"{name:<12}{one:>16{form}}{two:>16{form}}{two / one:>9.2f}")
-    return "\n".join(lines)
+    Args:
+        alpha: what the adapter was trained with.
+        losses: ``(factor, held-out loss)``, factors ascending; 0 is the base model.
+        question, answers: one answer for each factor.
+        trained: for a factor, the loss of an adapter that was *trained* with that alpha.
+    """
+
+    def __init__(
+        self,
+        alpha: float,
+        losses: list[tuple[float, float]],
+        question: str,
+        answers: list[str],
+        trained: dict[float, float] | None = None,
+    ):
+        self.alpha, self.losses = alpha, losses
+        self.question, self.answers, self.trained = question, answers, trained or {}
+        factors = [factor for factor, _ in losses]
+        names = [(f"{factor:g}", factor) for factor in factors]
+        start = factors.index(1) if 1 in factors else 0
+        self.field = w.Dropdown(
+            options=names, index=start, description="alpha × …", style=_LABEL,
+            layout=w.Layout(width="184px"),
+        )  # fmt: skip
+        self.slider = w.SelectionSlider(
+            options=names, index=start, readout=False, layout=w.Layout(width="240px")
+        )
+        w.link((self.field, "index"), (self.slider, "index"))
+        self.readout = w.HTML()
+        self.slider.observe(lambda _: self._draw(), names="value")
+        self._draw()
+
+    def show(self) -> w.Widget:
+        """The widget to put at the end of a cell."""
+        return w.VBox(
+            [w.HBox([self.field, self.slider], layout=w.Layout(flex_flow="row wrap")), self.readout]
+        )
+
+    def text(self) -> str:
+        """What the slider shows, as plain text."""
+        factor, loss = self.losses[self.slider.index]
+        name = (
+            "the base model" if factor == 0 else "as trained" if factor == 1 else "not trained so"
+        )
+        lines = [f"alpha {self.alpha:g} × {factor:g} = {self.alpha * factor:g} ({name})"]
+        lines.append(f"held-out loss {loss:.2f}")
+        if factor in self.trained:
+            lines.append(f"  {self.trained[factor]:.2f} for an adapter trained with this alpha")
+        return "\n".join([*lines, "", self.question, "", self.answers[self.slider.index]])
+
+    def _draw(self) -> None:
+        others = {f"trained at {f * self.alpha:g}": (f, y) for f, y in self.trained.items()}
+        picture = plots.dial_svg(self.losses, self.slider.index, others)
+        self.readout.value = f"{picture}{_PRE}{escape(self.text())}</pre>"
 
 
 def _measured_rates(models: dict) -> dict[str, float]:
@@ -223,19 +306,3 @@ def _measured_rates(models: dict) -> dict[str, float]:
     except CourseError:
         return {}
     return {name: rate for name, rate in found.items() if rate}
-
-
-def _pair(plan: lab.Plan) -> str:
-    return f"{plan.choice.r}, {plan.choice.lora_alpha:g}"
-
-
-def _slider(name: str, options: tuple, value: float, zero: str = "0") -> w.SelectionSlider:
-    """A slider over ``options``, and ``value`` if a student chose one between them; ``zero`` is shown for 0."""
-    numbers = sorted({*options, value})
-    return w.SelectionSlider(
-        options=[(f"{number:g}" if number else zero, number) for number in numbers],
-        value=value,
-        description=name,
-        style=_LABEL,
-        layout=w.Layout(**_WIDE),
-    )

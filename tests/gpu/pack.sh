@@ -10,8 +10,8 @@ archive=${1:-build/gpu-site-packages.tar.xz}
 python_version=${PYTHON_VERSION:-3.12}
 cuda=${CUDA:-130}
 packages=(
-  unsloth unsloth-zoo trl peft bitsandbytes datasets torchao cut-cross-entropy tyro msgspec hf-transfer
-  structlog json5 docstring-parser typeguard dill multiprocess xxhash sacrebleu portalocker tabulate
+  unsloth unsloth-zoo trl peft bitsandbytes datasets torchao cut-cross-entropy
+  dill multiprocess xxhash sacrebleu portalocker tabulate
   colorama gguf nest-asyncio einops
   nbclient nbformat fastjsonschema jsonschema jsonschema-specifications referencing rpds-py attrs
   ipykernel ipython jupyter-client jupyter-core traitlets comm debugpy tornado pyzmq psutil matplotlib-inline

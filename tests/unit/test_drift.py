@@ -57,7 +57,10 @@ def test_the_pins_of_the_year_before_are_reported_with_what_would_mend_each(tmp_
     said = done.stdout
     assert "xformers==0.0.29: no file for Python 3.13" in said
     assert re.search(r"-> pin xformers==0\.0\.\d+, the newest with a file for Python 3\.13", said)
-    assert re.search(r"unsloth asks for tyro; it is absent\n.*\n? +-> pin tyro==\d", said)
+    assert re.search(
+        r"unsloth-zoo asks for cut_cross_entropy; it is absent\n.*\n? +-> pin cut-cross-entropy==\d",
+        said,
+    )
     assert re.search(
         r"protobuf<4\.0\.0; protobuf \S+ is there\n(.*\n)? +-> pin protobuf==3\.", said
     )

@@ -25,6 +25,7 @@ HELPERS = {
     "data": set(),
     "selection": set(),
     "lora": {"torch"},
+    "lens": {"torch"},
     "memory": {"torch"},
     "runs": set(),
     "lab": {"torch"},
@@ -32,7 +33,7 @@ HELPERS = {
     "models": {"unsloth", "torch", "safetensors"},
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},
-    "plots": {"matplotlib"},
+    "plots": {"matplotlib", "numpy"},
     "widgets": {"ipywidgets"},
 }
 STANDARD_LIBRARY_ONLY = [

@@ -26,8 +26,8 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_the_course_has_its_seven_notebooks():
-    assert [path.name[:2] for path in PATHS][:7] == ["00", "01", "02", "03", "04", "05", "06"]
+def test_the_course_has_its_eight_notebooks():
+    assert [path.name[:2] for path in PATHS][:8] == [f"0{number}" for number in range(8)]
 
 
 def test_badges_opening_cells_and_metadata_agree_with_one_release():

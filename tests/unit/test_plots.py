@@ -210,3 +210,37 @@ def test_figures_are_closed_so_that_a_notebook_shows_them_once():
     plots.loss_curve([(1, 2.0)])
     plots.bars(["a"], [1.0], "GiB")
     assert plt.get_fignums() == []
+
+
+def test_curves_have_points_of_their_own_and_may_double_along_the_axis():
+    series = {"cut": [(1, 3.0), (2, 2.5), (4, 2.0)], "trained": [(4, 2.1)]}
+    axes = plots.curves(series, "rank", "loss", doubling=True).axes[0]
+    drawn = [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.lines]
+    assert drawn == list(series.values()) and legend(axes) == ["cut", "trained"]
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "4"]
+    assert plots.curves(series, "rank", "loss").axes[0].get_xscale() == "linear"
+
+
+def test_heat_maps_share_their_colours_and_name_the_projections():
+    small, large = [[1.0, float("nan")]] * 7, [[2.0, 4.0]] * 7
+    figure = plots.heat_maps({"mine": small, "theirs": large}, "directions")
+    mine, theirs, bar = figure.axes
+    assert (mine.get_title(), theirs.get_title()) == ("mine", "theirs")
+    assert [text.get_text() for text in mine.get_yticklabels()][:2] == ["q_proj", "k_proj"]
+    assert {axes.images[0].get_clim() for axes in (mine, theirs)} == {(0, 4.0)}
+    assert bar.get_ylabel() == "directions"
+
+
+@given(st.lists(st.floats(0, 20), min_size=2, max_size=8), st.data())
+def test_the_dial_is_xml_and_marks_the_chosen_point(losses, choose):
+    points = [(factor, loss) for factor, loss in enumerate(losses)]
+    chosen = choose.draw(st.integers(0, len(points) - 1))
+    root = parse(plots.dial_svg(points, chosen, {"trained <64>": (len(points) - 1, 1.0)}))
+    dots = [c for c in root.iter("circle") if c.get("fill") != "none"]
+    ring = next(c for c in root.iter("circle") if c.get("fill") == "none")
+    assert len(dots) == len(points)
+    assert (ring.get("cx"), ring.get("cy")) == (dots[chosen].get("cx"), dots[chosen].get("cy"))
+    across = [float(dot.get("cx")) for dot in dots]
+    assert across == sorted(across) and max(across) < 460 and min(across) > 0
+    assert "trained <64>" in texts(root)

@@ -241,3 +241,41 @@ def test_the_test_size_takes_fewer_from_the_whole_selection(workspace, pool_file
     assert numbers[-1] > 90
     selection.save_selection(pool.select([7, 2]), pool_file)
     assert selection.load_selection()["id"] == ["c7", "c2"]
+
+
+# ------------------------------------------------------------------------------------------- controls
+@few
+@given(st.integers(2, 30), st.integers(0, 1000))
+def test_shuffled_every_question_gets_another_rows_answer_and_none_is_lost(count, seed):
+    rows = dataset(*(conversation(f"c{i}", f"q{i}", f"a{i}", score=1.0) for i in range(count)))
+    mixed = selection.shuffled_answers(rows, seed)
+    assert list(mixed["id"]) == [f"c{i}-shuffled" for i in range(count)]
+    asked, given_ = zip(
+        *[[m["content"] for m in row] for row in mixed["conversations"]], strict=True
+    )
+    assert list(asked) == [f"q{i}" for i in range(count)]
+    assert sorted(given_) == sorted(f"a{i}" for i in range(count))
+    assert all(answer != f"a{i}" for i, answer in enumerate(given_))
+    again = selection.shuffled_answers(rows, seed)
+    assert list(again["conversations"]) == list(mixed["conversations"])
+
+
+def test_of_several_answers_the_last_one_moves_and_one_row_cannot_be_shuffled():
+    rows = dataset(conversation("a", "q1", "a1", "q2", "a2"), conversation("b", "q3", "a3"))
+    mixed = selection.shuffled_answers(rows)["conversations"]
+    assert [m["content"] for m in mixed[0]] == ["q1", "a1", "q2", "a3"]
+    assert [m["content"] for m in mixed[1]] == ["q3", "a2"]
+    assert "no other" in refusal(selection.shuffled_answers, rows.select([0]))
+
+
+def test_the_conversations_of_a_run_are_found_or_the_change_is_named(
+    workspace, full_size, pool_file
+):
+    pool = data.load_conversations(pool_file)
+    selection.save_selection(pool.select([7, 2]), pool_file)
+    rows = selection.of_run({"ids": ["c7", "c2"]})
+    assert list(rows["id"]) == ["c7", "c2"]
+    selection.save_selection(pool.select([2, 7]), pool_file)
+    assert "not the one that this run was trained on" in refusal(
+        selection.of_run, {"ids": ["c7", "c2"]}
+    )

@@ -471,3 +471,50 @@ def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_
     selection.save_selection(tiny_run.conversations(4), data.OUR_POOL)
     run = training.finished_run()
     assert run.record["model"] == str(other) and run.folder.name != trained.run.folder.name
+
+
+# ----------------------------------------------------------------------------- relatives of a run
+def test_a_variant_differs_in_what_was_asked_and_is_trained_once(workspace, trained, capsys):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    run, rows = runs.latest(), tiny_run.conversations(8)
+    first = training.variant(run, rows, r=2, lora_alpha=4.0, epochs=1)
+    assert first.record["choice"] == run.record["choice"] | {"r": 2, "lora_alpha": 4.0, "epochs": 1}
+    assert first.record["ids"] == list(rows["id"])
+    assert runs.latest().folder == run.folder, "the student's run stays the latest"
+    before = files(workspace)
+    again = training.variant(run, rows, r=2, lora_alpha=4.0, epochs=1)
+    assert again == first and files(workspace) == before
+    assert f"Using the run {first.folder.name}" in capsys.readouterr().out
+
+
+def test_a_run_is_found_by_choice_data_and_model_if_its_adapter_is_there(workspace, trained):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    record = trained.run.record
+    wanted = {"choice": tiny_run.CHOICE, "ids": record["ids"], "model": record["model"]}
+    found = runs.find(**wanted)
+    assert found.record == record
+    for other in (
+        {"choice": replace(tiny_run.CHOICE, r=8)},
+        {"ids": record["ids"][:-1]},
+        {"model": "another"},
+    ):
+        assert runs.find(**wanted | other) is None
+    (found.folder / "adapter_model.safetensors").unlink()
+    assert runs.find(**wanted) is None
+
+
+@pytest.mark.parametrize("choice", [None, {"rank": 4}, {"r": 4, "colour": "green"}])
+def test_a_record_from_another_version_is_refused(trained, choice):
+    record = {k: v for k, v in trained.run.record.items() if k != "choice"}
+    record |= {"choice": choice} if choice else {}
+    with pytest.raises(CourseError, match="does not hold this course's settings"):
+        runs.choice_of(runs.Run(trained.run.folder, record), r=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU keeps gradient checkpointing on")
+def test_a_cpu_keeps_the_forward_pass_of_short_rows_only(workspace, monkeypatch):
+    *_, trainer = tiny_run.build(tiny_run.conversations(4))
+    assert not trainer.args.gradient_checkpointing and not trainer.model.is_gradient_checkpointing
+    monkeypatch.setattr(training, "CPU_KEPT_TOKENS", 10)
+    *_, trainer = tiny_run.build(tiny_run.conversations(4))
+    assert trainer.args.gradient_checkpointing

@@ -1,6 +1,7 @@
 """The sliders: moving one changes the numbers and the picture, and the button keeps the choice."""
 
 import re
+from itertools import pairwise
 
 import ipywidgets
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from helpers import lab, lora, memory
 from helpers.errors import CourseError
 from helpers.presets import Choice
-from helpers.widgets import EPOCHS, MODULES, RANKS, LoraSliders
+from helpers.widgets import EPOCHS, MODULES, RANKS, AlphaDial, Knob, LoraSliders
 from helpers.workspace import load_choice
 
 
@@ -24,6 +25,10 @@ def leaves(widget) -> list:
     if isinstance(widget, ipywidgets.Box):
         return [leaf for child in widget.children for leaf in leaves(child)]
     return [widget]
+
+
+def parts(control) -> list:
+    return [control.field, control.slider] if isinstance(control, Knob) else [control]
 
 
 def percent(text: str) -> float:
@@ -72,8 +77,13 @@ def test_what_needs_memory_changes_the_picture(control):
 
 
 def test_every_control_has_a_label_that_a_screen_reader_reads():
+    # A slider's handle has no name in either version of ipywidgets; the field before it has.
+    silent = (ipywidgets.HTML, ipywidgets.SelectionSlider)
     shown = leaves(LoraSliders().show())
-    assert all(leaf.description for leaf in shown if not isinstance(leaf, ipywidgets.HTML))
+    assert all(leaf.description for leaf in shown if not isinstance(leaf, silent))
+    for here, after in pairwise(shown):
+        if isinstance(after, ipywidgets.SelectionSlider):
+            assert here.description and here.value == after.value
     assert 'role="img" aria-label="' in LoraSliders().picture()
 
 
@@ -196,7 +206,7 @@ def test_minutes_are_measured_ones_once_this_model_was_trained(workspace, epochs
     expected = f"{sliders.plan.tokens / 10_000:.0f} min at the rate of your last run"
     assert expected in sliders.text()
     (folder / "run.json").write_text(record.replace("llama-2-7b", "another"))
-    assert "estimated from the arithmetic" in LoraSliders().text()
+    assert "on a T4 (estimated)" in LoraSliders().text()
 
 
 # ---------------------------------------------------------------------------------------- buttons
@@ -242,10 +252,9 @@ def test_everything_that_can_be_moved_is_shown():
     sliders = LoraSliders()
     shown = leaves(sliders.show())
     buttons = [sliders.same, sliders.twice, sliders.pin, sliders.use]
-    assert {*map(id, shown)} == {
-        *(id(getattr(sliders, name)) for name in CONTROLS),
-        *map(id, [*buttons, sliders.readout, sliders.message]),
-    }
+    controls = [leaf for name in CONTROLS for leaf in parts(getattr(sliders, name))]
+    expected = [*controls, *buttons, sliders.readout, sliders.message]
+    assert {*map(id, shown)} == {*map(id, expected)}
 
 
 # -------------------------------------------------------------------------------------- bad input
@@ -264,6 +273,35 @@ def test_a_workspace_that_cannot_be_written_shows_a_message_and_raises_nothing(
     assert sliders.choice.r == 64 and blocked.read_text() == "in the way"
 
 
+@settings(max_examples=30)
+@given(st.integers(1, 256), st.floats(1, 512))
+def test_a_number_typed_between_the_marks_is_taken_and_the_slider_shows_it(r, alpha):
+    sliders = LoraSliders()
+    sliders.r.field.value, sliders.alpha.field.value = r, alpha
+    assert (sliders.choice.r, sliders.choice.lora_alpha) == (r, alpha)
+    assert (sliders.r.slider.value, sliders.alpha.slider.value) == (r, alpha)
+    assert f"{lora.adapter_parameters('llama-2-7b', r):,}" in sliders.text()
+    sliders.r.slider.value = 8
+    assert sliders.r.value == sliders.choice.r == 8
+
+
+@pytest.mark.parametrize(
+    ("control", "typed"),
+    [("r", 0), ("r", 999), ("r", -4), ("alpha", 0), ("alpha", 5000), ("dropout", 1.5),
+     ("length", 3), ("length", 10**6), ("batch", 0), ("epochs", 0), ("rows", -1)],
+)  # fmt: skip
+def test_a_number_typed_out_of_range_leaves_a_message_and_the_last_setting(control, typed):
+    sliders = LoraSliders()
+    before = sliders.text(), sliders.choice
+    knob = getattr(sliders, control)
+    good = knob.value
+    knob.field.value = typed
+    assert f"{knob.name} = {typed:g} is not between" in sliders.message.value
+    assert (sliders.text(), sliders.choice) == before and knob.slider.value == good
+    knob.field.value = knob.marks[-1]
+    assert sliders.message.value == "" and sliders.text() != before[0]
+
+
 def test_a_setting_that_means_nothing_leaves_a_message_and_the_sliders_alive():
     sliders = LoraSliders(Choice(micro_batch=8))
     sliders.batch.value = 4
@@ -272,3 +310,22 @@ def test_a_setting_that_means_nothing_leaves_a_message_and_the_sliders_alive():
     sliders.rows.value = 2
     assert sliders.message.value == ""
     assert (sliders.choice.batch_size, sliders.choice.micro_batch) == (4, 2)
+
+
+# ------------------------------------------------------------------------------------------- the dial
+def test_the_dial_starts_as_trained_and_shows_what_belongs_to_each_factor():
+    losses = [(0, 3.3), (0.5, 2.4), (1, 2.2), (4, 2.9)]
+    dial = AlphaDial(16, losses, "Why <is> it?", ["base", "half", "one", "four & more"], {4: 2.25})
+    assert "alpha 16 × 1 = 16 (as trained)" in dial.text() and dial.text().endswith("one")
+    assert "trained with this alpha" not in dial.text()
+    dial.slider.value = 4
+    for shown in (dial.text(), dial.readout.value):
+        assert "alpha 16 × 4 = 64" in shown and "held-out loss 2.90" in shown
+        assert "2.25 for an adapter trained with this alpha" in shown
+    assert "Why &lt;is&gt; it?" in dial.readout.value and "four &amp; more" in dial.readout.value
+    dial.slider.value = 0
+    assert "(the base model)" in dial.text() and dial.text().endswith("base")
+    assert [*leaves(dial.show())] == [dial.field, dial.slider, dial.readout]
+    assert dial.field.description == "alpha × …"
+    dial.field.index = 1
+    assert dial.slider.value == 0.5 and dial.text().endswith("half")

@@ -1,0 +1,188 @@
+"""Looking into a trained adapter: its file, where its change went, and merging in 4 bits."""
+
+import json
+import math
+import shutil
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helpers import lens, lora, models
+from helpers.errors import CourseError
+from helpers.presets import PROJECTIONS
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def loaded(trained):
+    """The finished training's adapter on its 4-bit base, loaded once more."""
+    model, _ = models.load(trained.run.folder)
+    return model
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """The adapter's files, to be spoilt."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained.run.folder, folder)
+    return folder
+
+
+def edit(folder, **changes):
+    file = folder / CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_the_file_holds_what_the_loaded_model_holds(loaded, trained):
+    read, held = lens.read_factors(trained.run.folder), lora.factors(loaded)
+    assert read.keys() == held.keys()
+    for name, one in read.items():
+        assert one.scale == held[name].scale
+        assert torch.equal(one.a, held[name].a) and torch.equal(one.b, held[name].b)
+
+
+def test_a_rank_stabilised_adapter_is_read_with_its_own_scale(copy):
+    plain = next(iter(lens.read_factors(copy).values())).scale
+    edit(copy, use_rslora=True)
+    r = json.loads((copy / CONFIG).read_text())["r"]
+    assert next(iter(lens.read_factors(copy).values())).scale == pytest.approx(plain * math.sqrt(r))
+
+
+def missing(folder):
+    (folder / WEIGHTS).unlink()
+
+
+def cut_off(folder):
+    file = folder / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def no_config(folder):
+    (folder / CONFIG).unlink()
+
+
+def not_json(folder):
+    (folder / CONFIG).write_text("{")
+
+
+def no_rank(folder):
+    settings = json.loads((folder / CONFIG).read_text())
+    del settings["r"]
+    (folder / CONFIG).write_text(json.dumps(settings))
+
+
+def dora(folder):
+    edit(folder, use_dora=True)
+
+
+def half_a_pair(folder):
+    tensors = load_file(folder / WEIGHTS)
+    save_file({k: v for k, v in tensors.items() if "lora_A" in k}, folder / WEIGHTS)
+
+
+def something_else(folder):
+    save_file({"weight": torch.ones(2)}, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [missing, cut_off, no_config, not_json, no_rank, dora, half_a_pair, something_else],
+    ids=lambda f: f.__name__,
+)
+def test_a_damaged_adapter_is_named_with_what_to_do(copy, spoil):
+    spoil(copy)
+    with pytest.raises(CourseError, match="could not be read") as error:
+        lens.read_factors(copy)
+    assert str(copy) in str(error.value) and "Train it again" in str(error.value)
+
+
+def test_an_adapter_of_another_base_model_is_refused_and_nothing_is_written(loaded):
+    held = lora.factors(loaded)
+    first = next(iter(held))
+    narrower = held | {first: held[first]._replace(a=held[first].a[:, :-1])}
+    for other in (narrower, {name: f for name, f in held.items() if name != first}):
+        with pytest.raises(CourseError, match="does not fit this model"):
+            lora.put_factors(loaded, other)
+    for name, f in lora.factors(loaded).items():
+        assert torch.equal(f.a, held[name].a) and torch.equal(f.b, held[name].b)
+
+
+def test_the_grid_has_a_row_for_each_projection_and_a_column_for_each_layer():
+    values = {"model.layers.0.self_attn.q_proj": 1, "model.layers.2.mlp.down_proj": 2.5}
+    grid = lens.grid(values)
+    assert len(grid) == len(PROJECTIONS) and {len(row) for row in grid} == {3}
+    assert grid[0][0] == 1 and grid[-1][2] == 2.5
+    assert sum(math.isnan(value) for row in grid for value in row) == 3 * 7 - 2
+
+
+def test_changes_are_measured_beside_the_unpacked_weight(loaded):
+    found = lens.relative_changes(loaded)
+    for name, layer in lora.layers(loaded).items():
+        weight = lens.base_weight(layer)
+        assert weight.shape == (layer.out_features, layer.in_features)
+        expected = lora.delta_weight(layer).norm() / weight.norm()
+        assert found[name] == pytest.approx(expected.item(), rel=1e-5)
+    assert max(found.values()) > 0
+
+
+def test_an_unpacked_weight_does_to_an_input_what_the_layer_does(loaded):
+    layer = next(iter(lora.layers(loaded).values()))
+    base, weight = layer.get_base_layer(), lens.base_weight(layer)
+    x = torch.randn(3, weight.shape[1])
+    with torch.no_grad():
+        found = base(x.to(base.weight.quant_state.dtype)).float()
+    assert torch.allclose(found, x @ weight.T, atol=0.02 * found.abs().max().item())
+
+
+def stored(model):
+    return {name: lens.base_weight(layer) for name, layer in lora.layers(model).items()}
+
+
+def test_merged_weights_are_the_rounded_sums_and_afterwards_the_old_ones(loaded):
+    before = stored(loaded)
+    sums = {
+        name: lens.rounded(layer, before[name] + lora.delta_weight(layer))
+        for name, layer in lora.layers(loaded).items()
+    }
+    with lens.merged_in_4bit(loaded):
+        within = stored(loaded)
+        assert all(torch.equal(within[name], sums[name]) for name in sums)
+        assert any(not torch.equal(within[name], before[name]) for name in sums)
+    after = stored(loaded)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_an_error_within_the_block_also_leaves_the_old_weights(loaded):
+    before = stored(loaded)
+    with pytest.raises(RuntimeError, match="stop"), lens.merged_in_4bit(loaded):
+        raise RuntimeError("stop")
+    after = stored(loaded)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_peft_merges_to_nearly_the_same_weights(loaded, trained):
+    base = stored(loaded)
+    with lens.merged_in_4bit(loaded):
+        ours = stored(loaded)
+    other, _ = models.load(trained.run.folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PEFT warns of the rounding
+        other.merge_adapter()
+    for name, weight in stored(other).items():
+        # PEFT packs from 32 bits instead of 16, so the scale of a block may differ in its last bits.
+        assert (weight - ours[name]).norm() < 0.1 * (ours[name] - base[name]).norm() + 1e-6
+
+
+def test_a_weight_in_16_bits_is_not_packed(tiny_llama):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model = get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj"]))
+    layer = next(iter(lora.layers(model).values()))
+    assert torch.equal(lens.base_weight(layer), layer.get_base_layer().weight.float())
+    with pytest.raises(CourseError, match="not stored in 4 bits"), lens.merged_in_4bit(model):
+        pass
