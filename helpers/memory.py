@@ -114,11 +114,20 @@ def estimate(
         load_in_4bit: NF4 weights, else 16-bit ones.
         stack: ``"unsloth"``, or ``"transformers"`` for Transformers, PEFT and TRL alone.
 
-    The terms: adapter and gradients in float32 (4 bytes a number each); two 8-bit Adam states (2 bytes);
-    activations of one recomputed block, as Unsloth moves the blocks' inputs to the host and never holds
-    all logits; as overhead the two largest projections of a block, unpacked from 4 bits. Without Unsloth
-    the inputs of every block and the logits stay on the GPU; PEFT turns the unquantised weights of a 4-bit
-    model into float32, and a 16-bit copy of the output matrix lives beside it.
+    The terms, in bytes; n is the number of trained parameters:
+
+    - weights: (½ + 1/64 + 4/16384) a number of the projections (NF4 with double quantisation, Dettmers et al. 2023,
+      section 3), 2 a number of embedding, norms and output head;
+    - adapter: 4·n, gradients: 4·n (float32, as Unsloth keeps them on a GPU);
+    - optimizer: 2·n (two 8-bit averages, Dettmers et al. 2022, "8-bit Optimizers");
+    - activations: rows · tokens · 2 · (8·hidden + 5.25·intermediate), one block as it is recomputed (gradient
+      checkpointing, Chen et al. 2016). The blocks' inputs are in host memory, and Unsloth's fused loss never holds
+      all logits. 7 in place of 5.25 where its fused MLP is off. The factors are fitted, see above;
+    - overhead: 2 · 2 · the numbers of the largest projection, unpacked to 16 bits twice, and 0.13 GiB (fitted).
+
+    With ``stack="transformers"`` the inputs of every block (2·layers·hidden a token) and the logits (17 bytes each)
+    stay on the GPU; PEFT turns the unquantised weights of a 4-bit model into float32, and a 16-bit copy of the
+    output matrix lives beside it.
     """
     check_whole("batch_size", batch_size, 1)
     check_whole("sequence_length", sequence_length, 1)
