@@ -212,9 +212,9 @@ def describe(plan: Plan, tokens_per_minute: float | None = None) -> str:
     rows = "1 row" if plan.rows_at_once == 1 else f"{plan.rows_at_once} rows"
     derived = "" if c.micro_batch else " (what fits)"
     short, long = plan.minutes
-    time = f"{short:.0f} to {long:.0f} min on a T4 (estimated)"
+    time = f"{short:.0f} to {long:.0f} min on a T4, by arithmetic alone"
     if tokens_per_minute:
-        time = f"{plan.tokens / tokens_per_minute:.0f} min at the rate of your last run"
+        time = f"{plan.tokens / tokens_per_minute:.0f} min at the rate of your newest run"
     lines = [
         f"r = {c.r}, lora_alpha = {c.lora_alpha:g}",
         f"trainable  {plan.trained:,} of {plan.total:,} = {plan.trained / plan.total:.2%}",

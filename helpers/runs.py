@@ -119,8 +119,15 @@ def write(folder: Path, record: dict) -> None:
 
 
 def tokens_per_minute(model: str) -> float | None:
-    """How fast the last finished run trained, if it was this model; counts every token of every row."""
-    run = latest()
-    if run is None or run.record.get("model") != model or not run.record.get("minutes"):
-        return None
-    return run.record.get("tokens", 0) / run.record["minutes"] or None
+    """How fast the newest run of this model trains or trained; counts every token of every row.
+
+    A run that has just started has its first rate with its first checkpoint.
+    """
+    records = sorted(
+        workspace.path("runs").glob("*/run.json"), key=lambda file: file.stat().st_mtime
+    )
+    for file in reversed(records):
+        record = read(file.parent)
+        if record.get("model") == model and record.get("minutes"):
+            return record.get("tokens", 0) / record["minutes"] or None
+    return None

@@ -158,15 +158,18 @@ def train(
     folder = Path(trainer.args.output_dir)
     check_space(trainer, folder)
     record = _describe(trainer, choice, conversations)
-    runs.write(folder, record | {"status": "started"})
     checkpoint = runs.newest_checkpoint(folder)
+    before = runs.read(folder) if checkpoint else {}
+    so_far = {name: before[name] for name in ("minutes", "tokens") if name in before}
+    runs.write(folder, record | {"status": "started"} | so_far)
     if checkpoint:
         print(f"Going on from {checkpoint.name}.")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
+    clock = _Clock(folder, record, so_far.get("minutes", 0))
+    trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    record |= {"minutes": round((time.perf_counter() - started) / 60, 2), "status": "finished"}
+    record |= {"minutes": clock.minutes(), "status": "finished"}
     if torch.cuda.is_available():
         record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
     # Undo the automatic mixed precision around the model: answers then equal those after a reload.
@@ -254,6 +257,23 @@ def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> 
         "trainable_parameters": lora.count_parameters(trainer.model).trainable,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }
+
+
+class _Clock(TrainerCallback):
+    """Notes at each checkpoint how many minutes and tokens it took, so that a run that goes on counts on."""
+
+    def __init__(self, folder: Path, record: dict, minutes_before: float):
+        self.folder, self.record, self.before = folder, record, minutes_before
+        self.started = time.perf_counter()
+
+    def minutes(self) -> float:
+        """Minutes of training so far, those before an interruption included."""
+        return round(self.before + (time.perf_counter() - self.started) / 60, 2)
+
+    def on_save(self, args, state, control, **kwargs):
+        tokens = round(self.record["tokens"] * state.global_step / state.max_steps)
+        so_far = {"status": "started", "minutes": self.minutes(), "tokens": tokens}
+        runs.write(self.folder, self.record | so_far)
 
 
 class _LivePlot(TrainerCallback):

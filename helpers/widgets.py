@@ -300,7 +300,7 @@ class AlphaDial:
 
 
 def _measured_rates(models: dict) -> dict[str, float]:
-    """Tokens a minute of the last run, for the model that it trained. A workspace that cannot be read has none."""
+    """Tokens a minute of the newest run of each model, if any. A workspace that cannot be read has none."""
     try:
         found = {name: runs.tokens_per_minute(preset) for name, preset in models.items()}
     except CourseError:

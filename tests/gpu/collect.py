@@ -26,7 +26,9 @@ NOT_RUN = {
 def collect() -> dict:
     """Everything that was measured; parts without a new result keep their old one."""
     old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    found = {"date": datetime.date.today().isoformat(), "not_run": NOT_RUN}
+    new = any((common.RESULTS / f"{part}.json").exists() for part in PARTS)
+    date = datetime.date.today().isoformat() if new or not old else old["date"]
+    found = {"date": date, "not_run": NOT_RUN}
     for part in PARTS:
         file = common.RESULTS / f"{part}.json"
         if file.exists():
@@ -72,7 +74,10 @@ def rows(results: dict) -> list[tuple[str, str]]:
         passed = sum(one["passed"] for one in books)
         host = max(one.get("peak_host_gib", 0) for one in books)
         gpu = max(one.get("peak_gpu_gib", 0) for one in books)
-        said.append(("notebooks that ran from top to bottom", f"{passed} of {len(books)}"))
+        ran = f"{passed} of {len(books)}"
+        changed = [one["notebook"][:2] for one in books if one["code"] != here(one["notebook"])]
+        ran += f"; code changed since in {', '.join(changed)}" if changed else ""
+        said.append(("notebooks that ran from top to bottom", ran))
         said.append(("most memory in any of them", f"{gpu:.1f} GiB GPU, {host:.1f} GiB host"))
     if "grid" in results:
         for name, fitted in (("peaks", True), ("peaks it was not fitted to", False)):
@@ -116,6 +121,12 @@ def rows(results: dict) -> list[tuple[str, str]]:
             )
         )
     return said
+
+
+def here(notebook: str) -> str | None:
+    """The hash of a notebook's code as it is now."""
+    path = common.KIT / "notebooks" / f"{notebook}.ipynb"
+    return common.code_hash(path) if path.exists() else None
 
 
 def speed_rows(speed: dict) -> list[tuple[str, str]]:

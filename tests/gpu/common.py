@@ -1,5 +1,6 @@
 """Shared by the GPU scripts: where models and results lie, what machine this is, rows of a wanted length."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -44,6 +45,13 @@ def save(name: str, content: object) -> None:
     """Write one script's results as JSON."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def code_hash(notebook: Path) -> str:
+    """A short hash of a notebook's own code: every code cell but the two that all notebooks open with."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"][2:]
+    return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
 
 def machine() -> dict:

@@ -50,7 +50,7 @@ def run(path: Path) -> dict:
     watch, ask = nbformat.v4.new_code_cell(WATCH), nbformat.v4.new_code_cell(ASK)
     notebook.cells = [watch, *cells, ask]
     client = client_for(notebook, 540)
-    found = {"notebook": path.stem, "passed": False}
+    found = {"notebook": path.stem, "code": common.code_hash(path), "passed": False}
     started = time.perf_counter()
     with client.setup_kernel():
         try:

@@ -473,6 +473,19 @@ def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_
     assert run.record["model"] == str(other) and run.folder.name != trained.run.folder.name
 
 
+# ------------------------------------------------------------------------------------ how fast it was
+def test_a_resumed_run_counts_its_minutes_and_tokens_on(interrupted, resume, trained):
+    record, whole = runs.read(interrupted), trained.run.record["tokens"]
+    assert record["tokens"] == round(whole * 10 / tiny_run.STEPS)
+    workspace_name = f"runs/{interrupted.name}/run.json"
+    places.write_json(workspace_name, record | {"minutes": 7.0})
+    assert runs.tokens_per_minute(record["model"]) == record["tokens"] / 7
+    run, _ = resume()
+    assert run.record["tokens"] == whole and 7.0 <= run.record["minutes"] < 8.0
+    assert runs.tokens_per_minute(record["model"]) == whole / run.record["minutes"]
+    assert runs.tokens_per_minute("another model") is None
+
+
 # ----------------------------------------------------------------------------- relatives of a run
 def test_a_variant_differs_in_what_was_asked_and_is_trained_once(workspace, trained, capsys):
     shutil.copytree(trained.run.folder.parent.parent, workspace)

@@ -198,15 +198,13 @@ def test_any_llama_shaped_config_can_be_planned_and_another_is_refused():
 def test_minutes_are_measured_ones_once_this_model_was_trained(workspace, epochs):
     folder = workspace / "runs" / "r16-alpha16"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_model.safetensors").touch()
-    (workspace / "latest_run.json").write_text('{"name": "r16-alpha16"}')
     record = '{"model": "llama-2-7b", "tokens": 40000, "minutes": 4}'
     (folder / "run.json").write_text(record)
     sliders = LoraSliders(Choice(epochs=epochs))
-    expected = f"{sliders.plan.tokens / 10_000:.0f} min at the rate of your last run"
+    expected = f"{sliders.plan.tokens / 10_000:.0f} min at the rate of your newest run"
     assert expected in sliders.text()
     (folder / "run.json").write_text(record.replace("llama-2-7b", "another"))
-    assert "on a T4 (estimated)" in LoraSliders().text()
+    assert "on a T4, by arithmetic alone" in LoraSliders().text()
 
 
 # ---------------------------------------------------------------------------------------- buttons
