@@ -25,6 +25,8 @@ MARKS = re.compile(r"(<!-- install -->\n).*?(<!-- /install -->)", re.DOTALL)
 REPEATS = 2
 # Two lines, as in Unsloth's cells for Colab: itself without what it asks for, the rest with.
 WITHOUT_DEPENDENCIES = ("unsloth", "unsloth-zoo")
+# What Unsloth imports itself and a cell must name, since it is installed without its dependencies.
+IMPORTED = ("cut-cross-entropy",)
 
 
 def pip_cell(python: Path) -> list[list[str]]:
@@ -39,10 +41,6 @@ def pip_cell(python: Path) -> list[list[str]]:
     rest = [f"{n}=={v}" for n, v in asked.items() if n not in WITHOUT_DEPENDENCIES]
     pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
     return [[*pip, "--no-deps", *first], [*pip, *rest]]
-
-
-# What Unsloth imports itself and a cell must name, since it is installed without its dependencies.
-IMPORTED = ("cut-cross-entropy", "hf-transfer", "tyro", "msgspec", "structlog", "json5")
 
 
 def kit_cell(python: Path) -> list[list[str]]:
