@@ -184,14 +184,21 @@ def lines(
 ) -> Figure:
     """One line with markers for each named series of values over ``xs``."""
     figure, axes = _figure()
-    styles = cycle(zip((BLUE, ORANGE, RED, GREEN), "osD^", strict=True))
-    for (name, values), (colour, marker) in zip(series.items(), styles, strict=False):
-        axes.plot(list(xs), values, marker=marker, color=colour, label=name)
+    points = {name: list(zip(xs, values, strict=True)) for name, values in series.items()}
+    _plot_series(axes, points, (BLUE, ORANGE, RED, GREEN))
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     if all(isinstance(x, int) for x in xs):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
     return figure
+
+
+def _plot_series(axes, series: Mapping[str, Sequence[tuple[float, float]]], colours: Sequence[str]):
+    """A line with markers for each named series of points, and the legend."""
+    styles = cycle(zip(colours, "osD^", strict=True))
+    for (name, points), (colour, marker) in zip(series.items(), styles, strict=False):
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, marker=marker, color=colour, label=name)
+    axes.legend(frameon=False)
 
 
 def curves(
@@ -206,16 +213,12 @@ def curves(
     ``doubling`` spaces x so that each doubling takes the same room.
     """
     figure, axes = _figure()
-    styles = cycle(zip((BLUE, RED, GREEN, ORANGE), "osD^", strict=True))
-    for (name, points), (colour, marker) in zip(series.items(), styles, strict=False):
-        xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, marker=marker, color=colour, label=name)
+    _plot_series(axes, series, (BLUE, RED, GREEN, ORANGE))
     if doubling:
         ticks = sorted({x for points in series.values() for x, _ in points})
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.legend(frameon=False)
     return figure
 
 

@@ -25,6 +25,9 @@ _TABLE = _PRE.replace("pre-wrap", "pre").replace(
     "margin", "overflow-x:auto;width:0;min-width:calc(100% - 12px);margin"
 )
 _LABEL = {"description_width": "96px"}
+# A field and its slider side by side, or below each other in a narrow window.
+_SLIDER = {"readout": False, "layout": {"width": "240px"}}
+_WRAP = {"flex_flow": "row wrap"}
 _WIDE = {"width": "100%", "max_width": "430px"}
 
 
@@ -46,10 +49,8 @@ class Knob:
         self.field = kind(
             value=value, step=step, description=name, style=_LABEL, layout=w.Layout(width="184px")
         )
-        self.slider = w.SelectionSlider(
-            options=self.marks, value=value, readout=False, layout=w.Layout(width="240px")
-        )
-        self.row = w.HBox([self.field, self.slider], layout=w.Layout(flex_flow="row wrap"))
+        self.slider = w.SelectionSlider(options=self.marks, value=value, **_SLIDER)
+        self.row = w.HBox([self.field, self.slider], layout=w.Layout(**_WRAP))
         self.following = False
         self.field.observe(self._typed, names="value")
         self.slider.observe(self._slid, names="value")
@@ -157,9 +158,7 @@ class LoraSliders:
 
     def show(self) -> w.Widget:
         """The widget to put at the end of a cell."""
-        buttons = w.HBox(
-            [self.same, self.twice, self.pin, self.use], layout=w.Layout(flex_flow="row wrap")
-        )
+        buttons = w.HBox([self.same, self.twice, self.pin, self.use], layout=w.Layout(**_WRAP))
         rows = [getattr(control, "row", control) for control in self._controls()]
         return w.VBox([*rows, buttons, self.message, self.readout])
 
@@ -267,9 +266,7 @@ class AlphaDial:
             options=names, index=start, description="alpha × …", style=_LABEL,
             layout=w.Layout(width="184px"),
         )  # fmt: skip
-        self.slider = w.SelectionSlider(
-            options=names, index=start, readout=False, layout=w.Layout(width="240px")
-        )
+        self.slider = w.SelectionSlider(options=names, index=start, **_SLIDER)
         w.link((self.field, "index"), (self.slider, "index"))
         self.readout = w.HTML()
         self.slider.observe(lambda _: self._draw(), names="value")
@@ -277,9 +274,8 @@ class AlphaDial:
 
     def show(self) -> w.Widget:
         """The widget to put at the end of a cell."""
-        return w.VBox(
-            [w.HBox([self.field, self.slider], layout=w.Layout(flex_flow="row wrap")), self.readout]
-        )
+        row = w.HBox([self.field, self.slider], layout=w.Layout(**_WRAP))
+        return w.VBox([row, self.readout])
 
     def text(self) -> str:
         """What the slider shows, as plain text."""
