@@ -114,6 +114,9 @@ def load(
     # Whatever is wrong in a file shows as any kind of error: a KeyError, a TypeError, and so on.
     except Exception as error:
         raise _loading_error(place, base, error) from error
+    # On a GPU Unsloth sets it to the model's whole context. Beside max_new_tokens, which the course gives
+    # with every answer, that would print a warning each time.
+    loaded.generation_config.max_length = None
     return loaded, with_template(tokenizer, template, model_name=place)
 
 

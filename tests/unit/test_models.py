@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 
@@ -182,6 +183,15 @@ def test_a_model_can_be_loaded_in_16_bits(tiny_llama):
     layers = kinds_of_layers(model)
     assert {layers[name] for name in presets.PROJECTIONS} == {"Linear"}
     assert model.dtype in (torch.bfloat16, torch.float16)
+
+
+def test_an_answer_of_a_given_length_is_no_cause_for_a_warning(folder, caplog, monkeypatch):
+    """Unsloth on a GPU, and some models' own files, give answers a greatest length beside ours."""
+    (folder / "generation_config.json").write_text('{"max_length": 99}', encoding="utf-8")
+    model, tokenizer = models.load(folder, max_seq_length=128)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    evaluation.generate(model, tokenizer, ["Name a colour."], max_new_tokens=2)
+    assert "max_length" not in caplog.text
 
 
 @pytest.mark.parametrize("length", [0, -2048, 2048.0, "2048", True])
