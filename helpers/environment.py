@@ -14,12 +14,10 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
-from helpers import installation, locks, presets
-
-if TYPE_CHECKING:
-    from helpers import probes
+from helpers import installation, locks, presets, probes
+from helpers.errors import CourseError
+from helpers.probes import Probe
 
 # Loggers that warn, on a machine without a GPU, of GPU parts that are missing there.
 QUIET = ("torchao", "bitsandbytes.backends.cpu.ops", "torch.utils._pytree")
@@ -41,9 +39,14 @@ BANNER = {
 }
 # Asked for by packages that run without them where there is no GPU.
 GPU_ONLY = ("torchvision", "torchaudio", "triton")
-OTHER_IMAGE = (
-    "it must not be replaced; choose another Colab runtime version "
-    "(command palette, Ctrl+Shift+P > Change runtime version)"
+OTHER_IMAGE = f"it must not be replaced; {locks.OTHER_RUNTIME}"
+FRESH_MACHINE = "take a fresh machine (menu Runtime > Disconnect and delete runtime)"
+# Long enough for a driver that has to wake up.
+DRIVER_SECONDS = 30
+NO_ANSWER = "present, but its driver does not answer"
+DRIVER_MENU = (
+    "In Colab: menu Runtime > Restart session; if it stays, Disconnect and delete runtime. "
+    "Elsewhere: run nvidia-smi in a terminal and mend what it reports."
 )
 T4_MENU = "In Colab: menu Runtime > Change runtime type > T4 GPU, then run the cells from the top."
 
@@ -69,6 +72,7 @@ class Row:
 class Report:
     """Result of `check`: the machine in words, one row a package, and what else was found.
 
+    ``base`` judges what `install` leaves alone: Python, PyTorch outside Colab, a GPU that does not answer.
     ``image`` says which Colab image this is (empty elsewhere), ``unmet`` lists declared requirements that are
     not met, ``on_purpose`` those that need not be, with the reason, ``probes`` what the GPU computed.
     """
@@ -78,29 +82,23 @@ class Report:
     image: str = ""
     unmet: tuple[str, ...] = ()
     on_purpose: tuple[str, ...] = ()
-    probes: tuple["probes.Probe", ...] = ()
+    base: tuple[Probe, ...] = ()
+    probes: tuple[Probe, ...] = ()
     model: str = ""
 
     @property
     def ok(self) -> bool:
-        right = all(row.ok for row in self.rows) and all(probe.ok for probe in self.probes)
-        return right and not self.unmet
+        return all(one.ok for one in (*self.base, *self.rows, *self.probes)) and not self.unmet
 
     def __str__(self) -> str:
-        lines = [f"{name:<20} {value}" for name, value in self.machine.items()]
+        judged = [one.name for one in self.base]
+        lines = [f"{n:<20} {value}" for n, value in self.machine.items() if n not in judged]
         lines += [f"{'image':<20} {self.image}"] if self.image else []
-        for row in self.rows:
-            lines.append(_line(row.ok, f"{row.package:<20} {row.found or 'absent'}", row.fix))
-        lines += [_line(False, text, "") for text in self.unmet]
+        lines += map(str, self.base)
+        lines += [str(Probe(r.package, r.ok, r.found or "absent", r.fix)) for r in self.rows]
+        lines += [f"[FIX] {text}" for text in self.unmet]
         lines += [f"[OK]  left unmet on purpose: {text}" for text in self.on_purpose]
-        lines += [
-            _line(probe.ok, f"{probe.name:<20} {probe.detail}", probe.fix) for probe in self.probes
-        ]
-        return "\n".join([*lines, *self.model.splitlines()])
-
-
-def _line(ok: bool, text: str, fix: str) -> str:
-    return f"{'[OK] ' if ok else '[FIX]'} {text}" + (f"  ->  {fix}" if fix else "")
+        return "\n".join([*lines, *map(str, self.probes), *self.model.splitlines()])
 
 
 def version(package: str) -> str | None:
@@ -109,15 +107,20 @@ def version(package: str) -> str | None:
 
 
 def gpu() -> dict[str, str]:
-    """Name, memory, driver and compute capability of the first NVIDIA GPU; empty where there is none."""
+    """Name, memory, driver and compute capability of the first NVIDIA GPU; empty where there is none.
+
+    Where the driver does not answer, only that.
+    """
     query = ["name", "memory.total", "driver_version", "compute_cap"]
     command = ["nvidia-smi", f"--query-gpu={','.join(query)}", "--format=csv,noheader"]
     if not shutil.which("nvidia-smi"):
         return {}
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
-        return {"GPU": "present, but its driver does not answer"}
+        return {"GPU": NO_ANSWER}
     values = answer.stdout.strip().splitlines()[:1]
     if answer.returncode or not values:
         return {}
@@ -148,6 +151,21 @@ def package_rows() -> tuple[Row, ...]:
     return tuple(Row(name, pin, version(name)) for name, pin in locks.pins().items())
 
 
+def base(facts: dict[str, str]) -> tuple[Probe, ...]:
+    """Whether what `install` leaves alone is as it should be."""
+    python, pin, torch = facts["Python"], locks.torch_pin(), facts["torch"]
+    ok = locks.python_ok(python)
+    found = [Probe("Python", ok, python, "" if ok else locks.OTHER_PYTHON)]
+    if facts["GPU"] == NO_ANSWER:
+        found.append(Probe("GPU", False, NO_ANSWER, DRIVER_MENU))
+    if pin:
+        # What comes after + says for which processor or CUDA it was built.
+        ok = torch.partition("+")[0] == pin
+        fix = f"`make lab` sets up an environment with it; or: python -m pip install torch=={pin}"
+        found.append(Probe("torch", ok, torch, "" if ok else fix))
+    return tuple(found)
+
+
 def check(probe: bool = False) -> Report:
     """Compare this machine with what the course was proven with; nothing is changed.
 
@@ -155,21 +173,23 @@ def check(probe: bool = False) -> Report:
         probe: where there is a GPU, let it compute a few known results too. Takes some seconds.
     """
     facts, rows = machine(), package_rows()
-    unmet, on_purpose = _requirements(rows, has_gpu=facts["GPU"] != "none")
+    judged, has_gpu = base(facts), facts["GPU"] not in ("none", NO_ANSWER)
+    differing = {one.name for one in judged if not one.ok} | {r.package for r in rows if not r.ok}
+    unmet, on_purpose = _requirements(rows, differing, has_gpu)
     image, found = "", ()
     if locks.on_colab():
         image = str(locks.nearest_image(platform.python_version(), version))
-    if probe and facts["GPU"] != "none":
-        from helpers import probes
-
+    if probe and has_gpu:
         found = tuple(probes.run())
-    return Report(facts, rows, image, unmet, on_purpose, found, which_model(facts))
+    return Report(facts, rows, image, unmet, on_purpose, judged, found, which_model(facts))
 
 
-def _requirements(rows: tuple[Row, ...], has_gpu: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _requirements(
+    rows: tuple[Row, ...], differing: set[str], has_gpu: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What pinned packages ask for and do not find; and apart, what they need not find, with the reason.
 
-    A package that differs from its pin is not asked: its row says so already.
+    A package that differs from its pin is not asked, nor asked for: its row says so already.
     """
     requires = {
         row.package: importlib.metadata.requires(row.package) or [] for row in rows if row.ok
@@ -178,42 +198,52 @@ def _requirements(rows: tuple[Row, ...], has_gpu: bool) -> tuple[tuple[str, ...]
         return (), ()
     if locks.requirement_class() is None:
         return (), ("requirements were not checked: the package `packaging` is absent",)
-    reasons = locks.exceptions()
+    reasons = locks.exceptions(version)
     if not has_gpu:
         absent = "it serves GPUs, and this machine has none"
         reasons |= {name: absent for name in GPU_ONLY if version(name) is None}
-    differing = {row.package for row in rows if not row.ok}
     unmet, on_purpose = [], []
     for one in locks.unmet(requires, version):
         if one.dependency in reasons:
             on_purpose.append(f"{one}. {reasons[one.dependency]}")
-        elif one.dependency in locks.UNTOUCHED:
-            unmet.append(f"{one}  ->  {OTHER_IMAGE}")
         elif one.dependency not in differing:
-            unmet.append(f"{one}  ->  pip install --no-deps '{one.requirement}'")
+            unmet.append(f"{one}  ->  {_mend(one)}")
     return tuple(unmet), tuple(on_purpose)
+
+
+def _mend(one: locks.Unmet) -> str:
+    """How to meet a requirement."""
+    if one.dependency not in locks.UNTOUCHED:
+        return f"pip install --no-deps '{one.requirement}'"
+    if locks.on_colab():
+        return OTHER_IMAGE if one.found else FRESH_MACHINE
+    # Named together, they come in versions that fit each other.
+    return f"python -m pip install torch=={locks.torch_pin()} {one.dependency}"
 
 
 def install() -> None:
     """Install what differs from the pins, and nothing else; then say which model this machine will use.
 
     Raises:
-        CourseError: an installation failed, or it moved one of the packages that must not move, or a
-            package that was replaced is already loaded and the session has to be restarted.
+        CourseError: the course is not proven with this Python; an installation failed, or would replace what
+            must not be replaced; or what was replaced is already loaded, and the session has to be restarted.
     """
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Unsloth reports each load to its makers unless told not to.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    installation.ask_for_restart()
+    declined = os.environ.get("COURSE_INSTALL") == "0"
+    if not declined:
+        locks.need_python(platform.python_version())
     wrong = [row.package for row in package_rows() if not row.ok]
-    if wrong and os.environ.get("COURSE_INSTALL") == "0":
+    if wrong and declined:
         print(
             f"{len(wrong)} packages differ from the pins; COURSE_INSTALL=0 leaves them as they are."
         )
     elif wrong:
         installation.bring(wrong)
-        wrong = [row.package for row in package_rows() if not row.ok]
-    print("Packages match the pins." if not wrong else "Packages do not match the pins.")
+    print("Packages do not match the pins." if wrong and declined else "Packages match the pins.")
     print(which_model(gpu()))
 
 
@@ -244,9 +274,11 @@ def which_model(facts: dict[str, str]) -> str:
     if os.environ.get("COURSE_MODEL"):
         return f"Model: {os.environ['COURSE_MODEL']}, from COURSE_MODEL."
     found = facts.get("GPU", "none")
+    small = presets.MODELS[presets.EMBEDDED].name
+    if found == NO_ANSWER:
+        return f"A GPU is {NO_ANSWER}: until it does, use the small model {small}.\n{DRIVER_MENU}"
     if found != "none":
         return f"{found} found: the course uses {presets.MODELS['llama-2-7b'].name}."
-    small = presets.MODELS[presets.EMBEDDED].name
     return (
         f"No GPU here: the course uses the small model {small}, same cells, same steps.\n{T4_MENU}"
     )
@@ -257,11 +289,19 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable report")
     parser.add_argument("--probe", action="store_true", help="let a GPU compute known results too")
     arguments = parser.parse_args()
-    report = check(arguments.probe)
+    try:
+        report = check(arguments.probe)
+    except CourseError as error:
+        if arguments.json:
+            print(json.dumps({"ok": False, "error": str(error)}, indent=1))
+        else:
+            print(error, file=sys.stderr)
+        return 1
     if arguments.json:
         rows = [asdict(row) | {"ok": row.ok, "fix": row.fix} for row in report.rows]
         content = {"ok": report.ok, "machine": report.machine, "image": report.image}
         content |= {"packages": rows, "unmet": report.unmet, "on_purpose": report.on_purpose}
+        content["base"] = [one._asdict() for one in report.base]
         content["probes"] = [probe._asdict() for probe in report.probes]
         print(json.dumps(content | {"model": report.model}, indent=1))
     else:

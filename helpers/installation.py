@@ -22,7 +22,9 @@ COLABS_OWN = ("UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_OVERRIDE", "UV_PRERELE
 # Lines of uv and pip that tell how far they are.
 PROGRESS = re.compile(r"\s*(Downloading|Downloaded|Prepared|Installing|Installed|Successfully)\b")
 AGAIN = "Run this cell again; what is already installed stays."
-NEW_COPY = "Get the course again: delete its folder, then run the notebook's first cell."
+NEW_COPY = locks.NEW_COPY
+# Packages that were replaced while they were loaded: only a restart brings the new version.
+_stale: set[str] = set()
 
 
 class Reason(NamedTuple):
@@ -34,8 +36,11 @@ class Reason(NamedTuple):
 
 
 NETWORK = Reason(
-    r"connection|timed out|failed to fetch|name resolution|dns error|error sending request"
-    r"|network|incompleteread|unexpected eof|50[0234] ",
+    # Whole phrases: "network" alone is in the name networkx too, and "500 " in the size of a file.
+    r"connection (broken|refused|reset|aborted|closed|error)|connection\w*error|timed out|timeouterror"
+    r"|failed to fetch|name resolution|dns error|error sending request|\bnetwork (is|was) "
+    r"|response body|incompleteread|unexpected eof|\b50[0234] (server|internal|bad gateway|service|gateway)"
+    r"|too many 50[0234] error",
     f"There is no network, or it failed {ATTEMPTS} times.",
     AGAIN,
 )
@@ -62,14 +67,18 @@ REASONS = [
         "Python's folder for packages may not be written to here.",
         "On your own machine run `make lab`: it makes a folder of its own. On Colab restart the session.",
     ),
+    Reason(
+        r"no module named '?pip\b",
+        "This Python has neither uv nor pip, and one of them has to install packages.",
+        "On your own machine run `make lab`: it sets up a Python with pip. On Colab restart the session.",
+    ),
     NETWORK,
     Reason(
         r"no matching distribution|no wheels|not compatible|unsatisfiable|does not match"
         r"|could not find a version|no version of|not found in the",
         f"There is no file of it for Python {platform.python_version()} on {platform.machine()}. "
         f"The list was proven with Python {', '.join(locks.PYTHONS)}.",
-        "On Colab choose another runtime version: command palette (Ctrl+Shift+P) > "
-        "Change runtime version. On your own machine use one of these versions of Python.",
+        locks.OTHER_PYTHON,
     ),
 ]
 UNKNOWN = Reason("", "There may be no network, or too little disk space.", AGAIN)
@@ -89,42 +98,87 @@ def bring(packages: list[str]) -> None:
     """Install these packages as the lock file pins them, and nothing else.
 
     Raises:
-        CourseError: the installation failed; or it moved a package that must not move; or a package that
-            was replaced is already loaded, and the session has to be restarted.
+        CourseError: one of them must not be replaced; or the installation failed, moved one that must not
+            move, or did not bring what is pinned; or a package that was replaced is already loaded, and the
+            session has to be restarted.
     """
-    before = {name: installed_version(name) for name in locks.UNTOUCHED}
-    loaded = [name for name in packages if name.replace("-", "_") in sys.modules]
+    untouched = {name: found for name in locks.UNTOUCHED if (found := installed_version(name))}
+    if asked := [name for name in packages if name in untouched]:
+        raise CourseError(
+            f"The list asks for another {', '.join(asked)} than the one that is here; nothing was changed.",
+            "Other packages on this machine are built for the version that is here.",
+            f"{NEW_COPY} On your own machine run `make lab`: it makes a folder of its own.",
+        )
+    loaded = {name: installed_version(name) for name in packages if _loaded(name)}
     print(f"Installing {len(packages)} packages: {', '.join(packages)} …", flush=True)
     for name in packages:
         _clear_rest(name)
-    text = locks.lock_file().read_text(encoding="utf-8")
-    blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
-    chosen = [block for block in blocks if locks.canonical(block.split("==")[0]) in packages]
-    with tempfile.TemporaryDirectory() as folder:
-        subset = Path(folder) / "subset.txt"
-        subset.write_text("".join(chosen), encoding="utf-8")
-        _run_until_done(_commands(subset))
-    importlib.invalidate_caches()
-    moved = [name for name in before if before[name] not in (None, installed_version(name))]
-    if moved:
+    blocks = re.split(r"^(?=[A-Za-z0-9])", locks.read(locks.lock_file()), flags=re.MULTILINE)
+    chosen = [block for block in blocks if not locks.versions(block).keys().isdisjoint(packages)]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            subset = Path(folder) / "subset.txt"
+            subset.write_text("".join(chosen), encoding="utf-8")
+            _run_until_done(_commands(subset))
+    finally:
+        # An installation that fails or is stopped may have replaced some.
+        importlib.invalidate_caches()
+        _stale.update(_moved(loaded))
+    if moved := _moved(untouched):
         raise CourseError(
             f"The installation changed {', '.join(moved)}.",
             "Other packages on this machine are built for the earlier version.",
             "Delete the runtime (menu Runtime > Disconnect and delete runtime), and report this.",
         )
-    if loaded:
+    pins = locks.pins()
+    still = [
+        f"{n} {installed_version(n) or 'absent'}" for n in _moved({n: pins[n] for n in packages})
+    ]
+    if still:
+        raise CourseError(
+            f"The installer is done, but this is not what the list pins: {', '.join(still)}.",
+            "Another copy comes first on Python's path, or a damaged one is in the way.",
+            "Delete the runtime (menu Runtime > Disconnect and delete runtime), or on your own machine "
+            "the folder `.venv`, and start again.",
+        )
+    ask_for_restart()
+
+
+def _moved(versions: dict[str, str | None]) -> list[str]:
+    """Which packages are not there in these versions."""
+    return [name for name, version in versions.items() if installed_version(name) != version]
+
+
+def ask_for_restart() -> None:
+    """Ask for a restart if packages were replaced that this process had loaded.
+
+    Raises:
+        CourseError: some were.
+    """
+    if _stale:
         _offer_restart()
         raise CourseError(
-            f"{', '.join(loaded)} had been loaded before it was replaced.",
+            f"{', '.join(sorted(_stale))} had been loaded before it was replaced.",
             "Python keeps the old version in memory.",
             "Restart the session (menu Runtime > Restart session), then run the cells from the top.",
         )
 
 
+def _loaded(package: str) -> bool:
+    """Whether this process has loaded a module of a package, whatever its name: pillow's is PIL."""
+    try:
+        files = importlib.metadata.files(package) or ()
+    except importlib.metadata.PackageNotFoundError:
+        files = ()
+    paths = [str(file).partition(".")[0] for file in files] + [package.replace("-", "_")]
+    return any(path.replace("/", ".").removesuffix(".__init__") in sys.modules for path in paths)
+
+
 def _commands(requirements: Path) -> list[list[str]]:
     """uv, where it is to be had, and pip, in the order in which to try them."""
     options = ["--no-deps", "--require-hashes", "-r", str(requirements)]
-    pip = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", *options]
+    pip = [sys.executable, "-m", "pip", "install", "--progress-bar", "off"]
+    pip += ["--disable-pip-version-check", *options]
     if not shutil.which("uv"):
         return [pip]
     outside = [] if sys.prefix != sys.base_prefix else ["--system"]
@@ -148,11 +202,13 @@ def _run_until_done(commands: list[list[str]]) -> None:
             time.sleep(PAUSE_SECONDS)
         if _reason(said) is not UNKNOWN:
             break
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"error|×|╰|ERROR", line)] or lines[-1:]
+    # uv names the package in the lines after the error.
+    error = re.search(r"^\s*(error|×).*", said, re.IGNORECASE | re.MULTILINE | re.DOTALL)
+    lines = [error[0]] if error else said.strip().splitlines()[-1:]
+    words = " ".join(" ".join(lines).split())
     reason = _reason(said)
     raise CourseError(
-        f"The packages could not be installed: {' '.join(errors)[:500] or 'no word from the installer'}",
+        f"The packages could not be installed: {words[:500] or 'no word from the installer'}",
         reason.why,
         reason.todo,
     )
@@ -180,15 +236,12 @@ def _reason(said: str) -> Reason:
 
 def _clear_rest(package: str) -> None:
     """Remove what an interrupted installation left: without RECORD no installer replaces it."""
-    try:
-        found = importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
-        return
-    folder = (
-        Path(str(found.locate_file(""))) / f"{package.replace('-', '_')}-{found.version}.dist-info"
-    )
-    if found.read_text("RECORD") is None and folder.is_dir():
-        shutil.rmtree(folder)
+    found = importlib.metadata.distributions(name=package)
+    for place in {Path(str(one.locate_file(""))) for one in found}:
+        for folder in place.glob("*.dist-info"):
+            mine = locks.canonical(folder.name.partition("-")[0]) == package
+            if mine and not (folder / "RECORD").exists():
+                shutil.rmtree(folder)
 
 
 def _offer_restart():

@@ -5,7 +5,9 @@ Needs only the standard library. Where `packaging` is to be had (pip carries a c
 
 import json
 import os
+import platform
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,40 @@ KIT = Path(__file__).resolve().parent.parent
 UNTOUCHED = ("torch", "torchvision", "torchaudio", "triton", "numpy")
 # Python versions for which every pin is proven to resolve.
 PYTHONS = ("3.11", "3.12", "3.13")
+OTHER_RUNTIME = (
+    "choose another runtime version: command palette (Ctrl+Shift+P) > Change runtime version"
+)
+OTHER_PYTHON = (
+    f"On Colab {OTHER_RUNTIME}. "
+    f"On your own machine use Python {', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}."
+)
+NEW_COPY = "Get the course again: delete its folder, then run the notebook's first cell."
+# A line that pins a package; a marker, a comment or hashes may follow.
+PIN = re.compile(
+    r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==(\d[\w.!+-]*)(?=[ \t]*(?:$|[;#\\]|--))",
+    re.MULTILINE,
+)
+
+
+def python_ok(python: str) -> bool:
+    """Whether every pin is proven to resolve for this version of Python, such as 3.12.13."""
+    return ".".join(python.split(".")[:2]) in PYTHONS
+
+
+def need_python(python: str) -> None:
+    """Refuse a Python that the course is not proven with.
+
+    Raises:
+        CourseError: this one is not.
+    """
+    if not python_ok(python):
+        why = f"The course's packages are proven with Python {', '.join(PYTHONS)}."
+        raise CourseError(f"This is Python {python}.", why, OTHER_PYTHON)
+
+
+# What follows cannot even be read by an older one.
+if sys.version_info < (3, 10):  # noqa: UP036
+    need_python(platform.python_version())
 
 
 class Unmet(NamedTuple):
@@ -63,12 +99,26 @@ def canonical(name: str) -> str:
 def versions(text: str) -> dict[str, str]:
     """``{package: version}`` of the ``name==version`` lines of a lock file or ``pip freeze``.
 
-    Comments, hashes, options, files and addresses are passed over.
+    Whatever else there is, such as comments, hashes, options, files and addresses, is passed over.
     """
-    found = re.findall(
-        r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\#]+)", text, flags=re.MULTILINE
-    )
-    return {canonical(name): version for name, version in found}
+    return {canonical(name): version for name, version in PIN.findall(text)}
+
+
+def read(file: Path) -> str:
+    """Text of one of the course's files.
+
+    Raises:
+        CourseError: the file is absent or damaged.
+    """
+    try:
+        # Some editors begin a file with an invisible mark, which is not part of the first line.
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(
+            f"{file} could not be read: {error}",
+            "The course needs every one of its files.",
+            NEW_COPY,
+        ) from error
 
 
 def lock_file() -> Path:
@@ -77,43 +127,53 @@ def lock_file() -> Path:
 
 
 def pins(lock: Path | None = None) -> dict[str, str]:
-    """``{package: version}`` of a lock file.
+    """``{package: version}`` of a lock file, in which every line has to be understood.
 
     Raises:
-        CourseError: the file is absent, or holds no pin.
+        CourseError: the file is absent, holds no pin, or a line that is none, or pins a package twice.
     """
     lock = lock or lock_file()
-    try:
-        found = versions(lock.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CourseError(
-            f"{lock} could not be read: {error}",
-            "It lists every package that the course needs.",
-            "Get the course again: delete its folder, then run the notebook's first cell.",
-        ) from error
+    found = {}
+    for number, line in enumerate(read(lock).splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith(("#", "--")):
+            continue
+        pin = PIN.match(line)
+        if not pin or canonical(pin[1]) in found:
+            raise CourseError(
+                f"{lock}, line {number}, {'pins a package again' if pin else 'is no pin'}: {line}",
+                "Each package has one line, which begins with its name, == and a version.",
+                f"Mend the line, or start anew. {NEW_COPY}",
+            )
+        found[canonical(pin[1])] = pin[2]
     if not found:
-        raise CourseError(
-            f"{lock} pins no package.",
-            "It was emptied or cut off.",
-            "Get the course again: delete its folder, then run the notebook's first cell.",
-        )
+        raise CourseError(f"{lock} pins no package.", "It was emptied or cut off.", NEW_COPY)
     return found
+
+
+def torch_pin() -> str | None:
+    """Version of torch for a machine of your own, beside its lock; None on Colab, where torch is the image's."""
+    if on_colab():
+        return None
+    return versions(read(KIT / "requirements-local.in")).get("torch")
 
 
 def proven(lock: Path | None = None) -> dict[str, str]:
     """``{package: version}`` of what a lock was proven with and never replaces, from its ``# proven with`` line."""
-    text = (lock or lock_file()).read_text(encoding="utf-8")
-    line = re.search(r"^# proven with (.*)$", text, flags=re.MULTILINE)
+    line = re.search(r"^# proven with (.*)$", read(lock or lock_file()), flags=re.MULTILINE)
     return versions("\n".join(line[1].split(", "))) if line else {}
 
 
-def exceptions() -> dict[str, str]:
-    """``{package: reason}``: requirements that are left unmet on purpose, from requirements-overrides.txt."""
+def exceptions(installed: Callable[[str], str | None] | None = None) -> dict[str, str]:
+    """``{package: reason}``: requirements that are left unmet on purpose, from requirements-overrides.txt.
+
+    Args:
+        installed: gives a package's version; then an override counts only where it is met itself.
+    """
     found, reason = {}, ""
-    for line in (KIT / "requirements-overrides.txt").read_text(encoding="utf-8").splitlines():
+    for line in read(KIT / "requirements-overrides.txt").splitlines():
         if line.startswith("#"):
             reason = line.removeprefix("#").strip()
-        elif line.strip():
+        elif line.strip() and not (installed and unmet({"": [line]}, installed)):
             found[canonical(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0])] = reason
     return found
 
@@ -179,8 +239,18 @@ def unmet(
 
 @cache
 def images() -> dict[str, dict]:
-    """Known Colab images by label, newest first: ``{"python": …, "packages": {name: version}}``."""
-    return json.loads((KIT / "helpers" / "images.json").read_text(encoding="utf-8"))
+    """Known Colab images by label, newest first: ``{"python": …, "packages": {name: version}}``.
+
+    Raises:
+        CourseError: the file of images is absent or damaged.
+    """
+    file = KIT / "helpers" / "images.json"
+    try:
+        return json.loads(read(file))
+    except json.JSONDecodeError as error:
+        raise CourseError(
+            f"{file} is damaged: {error}", "It lists the known Colab images.", NEW_COPY
+        ) from error
 
 
 def nearest_image(python: str, installed: Callable[[str], str | None]) -> Image:

@@ -38,8 +38,9 @@ RESERVE_GIB = 1.5
 # and its gradients, in all about this many bytes a logit. Fitted to the peaks of Transformers, PEFT and TRL.
 BYTES_PER_LOGIT = 17
 
-# Tokens at once beyond which a step gets hardly faster for each token. On an H100, 8 rows of 192 tokens
-# at once trained 1.9 times as fast as 4, but 4 rows of 2048 only 1.09 times as fast as 2; a T4 is busy sooner.
+# Tokens at once beyond which more of them bring little. On an H100 8 rows of 192 tokens at once trained 1.6 times
+# as fast as 4, but 8 rows of 1000 only 1.15 times as fast as 4, and 4 rows of 2048 1.14 times as fast as 2
+# (tests/gpu/results.json). A T4 was not measured.
 BUSY_TOKENS = 4096
 
 # Left free when the rows at once are chosen, in GiB: the estimate may be a little low.

@@ -4,6 +4,10 @@ import os
 
 # Unsloth reports each load to its makers unless told not to; a course has no business doing that.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+if os.environ.get("COURSE_T4") == "1":
+    # For a T4 Unsloth chooses other kernels to answer up to 4, and 5 to 16, rows at once than for larger GPUs.
+    os.environ.setdefault("UNSLOTH_GEMV_MAX_ROWS", "4")
+    os.environ.setdefault("UNSLOTH_BNB_GEMM_4BIT", "1")
 from unsloth import FastLanguageModel, get_chat_template  # isort: skip  (before transformers)
 
 import contextlib
@@ -19,7 +23,11 @@ from helpers.errors import CourseError
 
 
 def limit_to_t4() -> None:
-    """`environment.limit_to_t4`, and the same for Unsloth. `COURSE_T4=1` does this when this file is imported."""
+    """`environment.limit_to_t4`, and the same for Unsloth.
+
+    `COURSE_T4=1` does this when this file is imported, and also lets Unsloth answer with the kernels it chooses on
+    a T4. The package flash_attn, if it is there, is not switched off.
+    """
     import unsloth.models._utils as unsloth_utils
 
     environment.limit_to_t4()

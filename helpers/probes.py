@@ -1,12 +1,15 @@
 """Does the GPU compute what it should? Short calculations with known results; `environment.check` runs them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 TOLERANCE = 0.01
 MEND = {
+    "PyTorch": "PyTorch is absent or damaged: on Colab delete the runtime, elsewhere run `make lab`",
     "Triton": "restart the session; if it stays, use the newest Colab runtime, or the one before it",
     "bitsandbytes": "run environment.install(), then restart the session",
     "matmul": "delete the runtime and take another: this GPU or its driver is faulty",
@@ -14,16 +17,21 @@ MEND = {
 
 
 class Probe(NamedTuple):
-    """One calculation: what it shows, whether it came out right, and what to do if not."""
+    """One thing that was looked at: what it shows, whether it came out right, and what to do if not."""
 
     name: str
     ok: bool
     detail: str
     fix: str = ""
 
+    def __str__(self) -> str:
+        mark = "[OK] " if self.ok else "[FIX]"
+        return f"{mark} {self.name:<20} {self.detail}" + (f"  ->  {self.fix}" if self.fix else "")
+
 
 def triton_kernel(device: str = "cuda") -> str:
     """Compile and run a kernel that doubles 1000 numbers. Unsloth's training kernels need the same compiler."""
+    import torch
     import triton
     import triton.language as tl
 
@@ -46,6 +54,7 @@ def triton_kernel(device: str = "cuda") -> str:
 def four_bit_matmul(device: str = "cuda") -> str:
     """A product with an NF4 matrix against the product with the same matrix unpacked."""
     import bitsandbytes as bnb
+    import torch
 
     torch.manual_seed(0)
     weight = torch.randn(256, 128, device=device, dtype=torch.float16)
@@ -61,8 +70,10 @@ def four_bit_matmul(device: str = "cuda") -> str:
     return f"bitsandbytes {bnb.__version__} multiplies in 4 bits as it should"
 
 
-def finite_matmul(dtype: torch.dtype, device: str = "cuda") -> str:
+def finite_matmul(dtype: "torch.dtype", device: str = "cuda") -> str:
     """A product in 16 bits: finite, and near the same product in float32."""
+    import torch
+
     torch.manual_seed(0)
     a, b = torch.randn(2, 256, 256, device=device)
     product = (a.to(dtype) @ b.to(dtype)).float()
@@ -82,6 +93,11 @@ def attempt(name: str, probe: Callable[..., str], *arguments: object) -> Probe:
 
 def run(device: str = "cuda") -> list[Probe]:
     """All probes. bfloat16 is tried where the GPU claims it."""
+    loaded = attempt("PyTorch", import_module, "torch")
+    if not loaded.ok:
+        return [loaded]
+    import torch
+
     found = [
         attempt("Triton kernel", triton_kernel, device),
         attempt("bitsandbytes 4-bit", four_bit_matmul, device),

@@ -3,8 +3,9 @@
 Uses Google's command `colab` (package google-colab-cli, signed in before). Each notebook gets a machine of its
 own, as a student's does, and the executed copies come back to build/colab. The command goes on after a cell
 that failed and ends without an error, so the copy is searched: exits with 1 and shows the cell if one failed
-or was not reached. The machine is given back in any case. Written from the command's documentation and
-source (version 0.6); it was not run against Google when it was written.
+or was not reached. The machine is given back in any case. A notebook downloads the course at the release's
+tag; `--ref BRANCH` makes the copy take another branch or tag, to try a version before its release. Written from
+the command's documentation and source (version 0.6); it was not run against Google when it was written.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import sys
 from pathlib import Path
 
 import nbformat
+
+from notebooks import point_at, release
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS, OUT = ROOT / "notebooks", ROOT / "build" / "colab"
@@ -25,7 +28,7 @@ def colab(*arguments: str | Path) -> int:
     return subprocess.run(["colab", *map(str, arguments)], check=False).returncode
 
 
-def run(path: Path, gpu: str) -> str:
+def run(path: Path, gpu: str, ref: str | None) -> str:
     """Execute one notebook on a machine of its own; what went wrong, or nothing."""
     session = f"lora-course-{path.stem[:2]}"
     copy = OUT / path.name
@@ -35,6 +38,8 @@ def run(path: Path, gpu: str) -> str:
     for cell in bare.cells:
         if cell.cell_type == "code":
             cell.outputs = []
+    if ref:
+        point_at(bare, path.name, release()[0], ref)
     nbformat.write(bare, copy)
     if colab("new", "-s", session, "--gpu", gpu):
         return (
@@ -44,20 +49,27 @@ def run(path: Path, gpu: str) -> str:
         code = colab("exec", "-s", session, "-f", copy, "--timeout", SECONDS_A_CELL)
     finally:
         given_back = colab("stop", "-s", session) == 0
-    if not given_back:
-        return f"the machine may still run: see `colab sessions`, then `colab stop -s {session}`"
+    wrong = [f"`colab exec` ended with code {code}"] if code else []
     if not executed.exists():
-        return f"`colab exec` ended with code {code} and brought no notebook back"
-    wrong = failure(nbformat.read(path, as_version=4), nbformat.read(executed, as_version=4))
-    return wrong or ("" if code == 0 else f"`colab exec` ended with code {code}")
+        wrong.append("`colab exec` brought no notebook back")
+    elif found := failure(nbformat.read(path, as_version=4), nbformat.read(executed, as_version=4)):
+        wrong.insert(0, found)
+    if not given_back:
+        wrong.append(
+            f"the machine may still run: see `colab sessions`, then `colab stop -s {session}`"
+        )
+    return "\n".join(wrong)
 
 
 def failure(saved: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> str:
     """The first cell that failed, or that was not reached: it shows nothing, but does in the saved notebook."""
-    for number, (before, cell) in enumerate(zip(saved.cells, executed.cells, strict=True)):
+    for number, cell in enumerate(executed.cells):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 return f"cell {number}:\n{cell.source}\n\n{output.ename}: {output.evalue}"
+    if len(executed.cells) != len(saved.cells):
+        return f"{len(executed.cells)} cells came back, the notebook has {len(saved.cells)}"
+    for number, (before, cell) in enumerate(zip(saved.cells, executed.cells, strict=True)):
         if before.get("outputs") and not cell.get("outputs"):
             return f"cell {number} was not reached:\n{cell.source}"
     return ""
@@ -67,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="such as 05 (default: all)")
     parser.add_argument("--gpu", default="T4")
+    parser.add_argument("--ref", help="branch or tag to test (default: the release's)")
     asked = parser.parse_args()
     if not shutil.which("colab"):
         sys.exit(
@@ -80,7 +93,7 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     failed = 0
     for path in paths:
-        wrong = run(path, asked.gpu)
+        wrong = run(path, asked.gpu, asked.ref)
         failed += bool(wrong)
         print(f"{'[FAILED]' if wrong else '[OK]    '} {path.stem} {wrong}", flush=True)
     sys.exit(1 if failed else 0)

@@ -1,13 +1,14 @@
 """Does the lock still install and hold together on a Colab image? `python tools/drift.py IMAGE [--lock FILE]`.
 
 IMAGE is a label of helpers/images.json, or the file of a `pip freeze` (with --python, unless a file named
-os-info-… lies beside it). For every pin: is there a file for that Python, and is everything that it asks for
-there, in the image or in the lock? Exits with 1 and a list of conflicts, each with what would mend it.
-Nothing is installed; the metadata comes from the package index.
+os-info-… lies beside it). For every pin: is there a file for that Python, with a hash that the lock knows, and
+is everything that it asks for there, in the image or in the lock? Exits with 1 and a list of conflicts, each
+with what would mend it; with 2 if the package index could not be asked. Nothing is installed.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,10 +21,15 @@ sys.path.insert(0, str(ROOT))
 from images import UV, read_freeze, read_python
 
 from helpers import locks
+from helpers.errors import CourseError
 
 # Colab is Ubuntu 22.04, glibc 2.35: a wheel for any of these runs there.
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)]
 PLATFORMS += [f"manylinux{year}_x86_64" for year in ("2014", "2010", "1")] + ["linux_x86_64"]
+
+
+class Unasked(Exception):
+    """The package index could not be asked: what uv or pip says."""
 
 
 @dataclass
@@ -34,6 +40,7 @@ class Target:
     python: str
     image: dict[str, str]
     lock: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def minor(self) -> str:
@@ -57,7 +64,13 @@ class Conflict:
 def read_image(image: str, python: str | None) -> Target:
     """The image by label or file."""
     known = locks.images()
+    if python and not re.fullmatch(r"\d+\.\d+(\.\d+)?", python):
+        sys.exit(f"{python} is not a version of Python. Write it as 3.13 or 3.13.5.")
     if image in known:
+        if python:
+            sys.exit(
+                f"Colab {image} has Python {known[image]['python']}: --python goes with a file only."
+            )
         return Target(f"Colab {image}", known[image]["python"], known[image]["packages"])
     path = Path(image)
     if not path.is_file():
@@ -68,8 +81,22 @@ def read_image(image: str, python: str | None) -> Target:
     return Target(path.name, python or read_python(beside), read_freeze(path))
 
 
-def report(pins: list[str], target: Target) -> list[dict] | str:
-    """pip's report on what it would install of these pins, or what it says instead."""
+def blocks(text: str) -> dict[str, str]:
+    """A lock's text by package: its ``name==version`` line and the hash lines below."""
+    parts = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
+    return {next(iter(locks.versions(part))): part for part in parts if locks.versions(part)}
+
+
+def hashes(text: str) -> dict[str, set[str]]:
+    """The SHA-256 hashes that a lock's text has for each package."""
+    found = {n: set(re.findall(r"sha256:([0-9a-f]{64})", part)) for n, part in blocks(text).items()}
+    return {name: ours for name, ours in found.items() if ours}
+
+
+def report(pins: list[str], target: Target) -> list[dict]:
+    """pip's report on the files that it would install for these pins, all of which the index has."""
+    if not pins:
+        return []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps"]
         command += ["--ignore-installed", "--target", folder, "--report", "-"]
@@ -79,25 +106,21 @@ def report(pins: list[str], target: Target) -> list[dict] | str:
             command += ["--platform", platform]
         done = subprocess.run([*command, *pins], capture_output=True, text=True, check=False)
     if done.returncode:
-        return done.stderr
-    return [entry["metadata"] for entry in json.loads(done.stdout)["install"]]
+        raise Unasked(done.stderr)
+    return json.loads(done.stdout)["install"]
 
 
-def read_metadata(target: Target) -> tuple[dict[str, dict], list[str]]:
-    """Metadata of every pin that has a file for the image's Python, and the pins that have none."""
+def read_files(target: Target) -> tuple[dict[str, dict], list[str]]:
+    """pip's report on every pin that has a file for the image's Python, and the pins that have none."""
     pins = [f"{name}=={version}" for name, version in target.lock.items()]
-    found = report(pins, target)
     without = []
-    if isinstance(found, str):
+    # uv says which are missing: pip says "no matching distribution" for a lost connection too.
+    if not resolve(pins, target, "--no-deps"):
         with ThreadPoolExecutor(4) as pool:
-            answers = list(pool.map(lambda pin: report([pin], target), pins))
-        without = [
-            pin for pin, answer in zip(pins, answers, strict=True) if isinstance(answer, str)
-        ]
-        found = [answer[0] for answer in answers if not isinstance(answer, str)]
-        if not found:
-            sys.exit(f"No package could be read from the index:\n{answers[0]}")
-    return {locks.canonical(one["name"]): one for one in found}, without
+            answers = list(pool.map(lambda pin: resolve([pin], target, "--no-deps"), pins))
+        without = [pin for pin, answer in zip(pins, answers, strict=True) if not answer]
+    found = report([pin for pin in pins if pin not in without], target)
+    return {locks.canonical(one["metadata"]["name"]): one for one in found}, without
 
 
 def resolve(wanted: list[str], target: Target, *options: str) -> dict[str, str]:
@@ -110,15 +133,19 @@ def resolve(wanted: list[str], target: Target, *options: str) -> dict[str, str]:
     done = subprocess.run(
         command, input="\n".join(wanted), capture_output=True, text=True, check=False
     )
-    return locks.versions(done.stdout) if done.returncode == 0 else {}
+    # 1: nothing fits. But uv ends with 1 also where an index refused it or the network is switched off.
+    refused = re.search(r"^hint: (An index|Packages were unavailable)", done.stderr, re.MULTILINE)
+    if done.returncode not in (0, 1) or refused:
+        raise Unasked(done.stderr)
+    return locks.versions(done.stdout)
 
 
-def mend_unmet(asking: list[locks.Unmet], target: Target) -> str:
+def mend_unmet(asking: list[locks.Unmet], everybody: list[str], target: Target) -> str:
     """What would satisfy everybody who asks for one package: its pin, or theirs if it must not be replaced."""
     name = asking[0].dependency
     if name in locks.UNTOUCHED:
-        return "; ".join(mend_asking(one.package, name, target) for one in asking)
-    everybody = sorted({one.requirement for one in asking})
+        packages = dict.fromkeys(one.package for one in asking)
+        return "\n      -> ".join(mend_asking(package, name, target) for package in packages)
     fitting = resolve(everybody, target, "--no-deps")
     if name not in fitting:
         return f"no release of {name} satisfies {' and '.join(everybody)}"
@@ -127,12 +154,26 @@ def mend_unmet(asking: list[locks.Unmet], target: Target) -> str:
 
 def mend_asking(package: str, name: str, target: Target) -> str:
     """The newest release of a package that takes the image's PyTorch, Triton or NumPy."""
-    public = (target.version(name) or "").split("+")[0]
-    overrides = ["--override", str(ROOT / "requirements-overrides.txt")]
-    fitting = resolve([package, f"{name}=={public}"], target, *overrides)
+    # Alone: the index need not have the image's version of what the package asks for.
+    fitting = resolve([package], target, "--no-deps")
     if package not in fitting:
-        return f"no release of {package} takes {name} {public}: stay on an older image"
-    return f"pin {package}=={fitting[package]}, which takes {name} {public}"
+        return f"no release of {package} has a file for Python {target.minor}"
+    newest, here = fitting[package], target.version(name)
+    (file,) = report([f"{package}=={newest}"], target)
+    requires = {package: file["metadata"].get("requires_dist", [])}
+    unmet = locks.unmet(requires, target.version, target.python)
+    asked = [one.requirement for one in unmet if one.dependency == name]
+    if not asked:
+        takes = f"takes {name} {here}" if here else f"does without {name}"
+        return f"pin {package}=={newest}, which {takes}"
+    if here:
+        public = here.split("+")[0]
+        overrides = ["--override", str(ROOT / "requirements-overrides.txt")]
+        fitting = resolve([package, f"{name}=={public}"], target, *overrides)
+        if package in fitting:
+            return f"pin {package}=={fitting[package]}, which takes {name} {public}"
+    needs = " and ".join(asked)
+    return f"{package} {newest}, its newest, asks for {needs} too: stay on an image that has it"
 
 
 def mend_missing(pin: str, target: Target) -> str:
@@ -146,23 +187,49 @@ def mend_missing(pin: str, target: Target) -> str:
 
 def conflicts(target: Target) -> tuple[list[Conflict], list[locks.Unmet]]:
     """What does not fit; and what is left unmet on purpose."""
-    metadata, without = read_metadata(target)
-    requires = {name: one.get("requires_dist", []) for name, one in metadata.items()}
+    replaced = {
+        n: v for n, v in target.lock.items() if n in locks.UNTOUCHED and v != target.image.get(n)
+    }
+    found = [
+        Conflict(
+            f"{name}=={version}: the image has {target.image.get(name, 'none')}, "
+            "which must not be replaced",
+            "remove the pin",
+        )
+        for name, version in replaced.items()
+    ]
+    # Judge the rest by what the image has; the index does not hold Colab's own builds.
+    target.lock = {n: v for n, v in target.lock.items() if n not in locks.UNTOUCHED}
+    files, without = read_files(target)
+    for name, file in files.items():
+        theirs = file["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
+        if theirs and name in target.hashes and theirs not in target.hashes[name]:
+            address = file["download_info"]["url"].rsplit("/", 1)[-1]
+            found.append(Conflict(f"{address}: the lock does not have its hash", "run `make pins`"))
+    requires = {name: one["metadata"].get("requires_dist", []) for name, one in files.items()}
     asking: dict[str, list[locks.Unmet]] = {}
     for one in locks.unmet(requires, target.version, target.python):
         asking.setdefault(one.dependency, []).append(one)
-    reasons = locks.exceptions()
-    serious = [group for name, group in asking.items() if name not in reasons]
+    # With nothing installed everything is unmet: so this is all that the pins ask for, met or not.
+    everything: dict[str, set[str]] = {}
+    for one in locks.unmet(requires, lambda _: None, target.python):
+        everything.setdefault(one.dependency, set()).add(one.requirement)
+    reasons = locks.exceptions(target.version)
+    serious = {name: group for name, group in asking.items() if name not in reasons}
+
+    def mend(name: str) -> str:
+        return mend_unmet(serious[name], sorted(everything[name]), target)
+
     with ThreadPoolExecutor(4) as pool:
         newer = pool.map(lambda pin: mend_missing(pin, target), without)
-        mends = pool.map(lambda group: mend_unmet(group, target), serious)
-        found = [
-            Conflict(f"{pin}: no file for Python {target.minor} on Linux x86_64", mend)
-            for pin, mend in zip(without, newer, strict=True)
+        mends = pool.map(mend, serious)
+        found += [
+            Conflict(f"{pin}: no file for Python {target.minor} on Linux x86_64", one)
+            for pin, one in zip(without, newer, strict=True)
         ]
         found += [
-            Conflict("\n      ".join(map(str, group)), mend)
-            for group, mend in zip(serious, mends, strict=True)
+            Conflict("\n      ".join(map(str, group)), one)
+            for group, one in zip(serious.values(), mends, strict=True)
         ]
     return found, [one for name, group in asking.items() if name in reasons for one in group]
 
@@ -174,7 +241,11 @@ def main() -> None:
     parser.add_argument("--python", help="the image's Python, such as 3.13")
     asked = parser.parse_args()
     target = read_image(asked.image, asked.python)
-    target.lock = locks.pins(asked.lock)
+    try:
+        target.lock = locks.pins(asked.lock)
+    except CourseError as error:
+        sys.exit(str(error))
+    target.hashes = hashes(asked.lock.read_text(encoding="utf-8-sig"))
     torch = target.image.get("torch", "absent")
     print(
         f"{asked.lock.name}, {len(target.lock)} pins, on {target.name}: Python {target.python}, torch {torch}"
@@ -186,9 +257,15 @@ def main() -> None:
             )
     if target.minor not in locks.PYTHONS:
         print(f"Note: proven with Python {', '.join(locks.PYTHONS)}.")
-    found, on_purpose = conflicts(target)
+    try:
+        found, on_purpose = conflicts(target)
+    except Unasked as error:
+        print(f"The index could not be asked:\n{error}", file=sys.stderr)
+        sys.exit(2)
     for one in on_purpose:
-        print(f"[OK]  left unmet on purpose: {one}. {locks.exceptions()[one.dependency]}")
+        print(
+            f"[OK]  left unmet on purpose: {one}. {locks.exceptions(target.version)[one.dependency]}"
+        )
     for conflict in found:
         print(conflict)
     if found:

@@ -54,6 +54,9 @@ def main() -> None:
     parser.add_argument("freeze", type=Path)
     parser.add_argument("os_info", type=Path)
     asked = parser.parse_args()
+    # It becomes the name of a folder, which tools/replica.py empties.
+    if not re.fullmatch(r"[0-9][\w.-]*", asked.label):
+        sys.exit(f"{asked.label} is not a label: write a date or a version, such as 2026-08-19.")
     known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     packages = dict(sorted(read_freeze(asked.freeze).items()))
     known[asked.label] = {"python": read_python(asked.os_info), "packages": packages}

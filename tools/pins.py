@@ -1,9 +1,10 @@
 """Resolve the two lock files from their .in files: `python tools/pins.py [IMAGE]`, and print what changed.
 
-IMAGE is a known label (default: the newest) or the file of a `pip freeze`. Every package that the Colab
-image already holds keeps the image's version where the requirements allow it, so that the lock for Colab is
-short: it lists what must be added or replaced, with hashes. The local lock is the same set plus what a Colab
-machine brings along.
+IMAGE is a known label (default: the newest) or the file of a `pip freeze` (with its Python, as for
+tools/drift.py). Every package that the Colab image already holds keeps the image's version where the
+requirements allow it, so that the lock for Colab is short: it lists what must be added or replaced, with
+hashes. The local lock is the same set plus what a Colab machine brings along. Neither is written unless both
+could be resolved.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from images import UV, read_freeze
+from drift import blocks, read_image
+from images import UV
 
 from helpers import locks
 
@@ -45,9 +47,11 @@ def compile_lock(names: list[str], prefer: dict[str, str], python: str) -> dict[
             options += ["--override", path]
         options += ["--no-header", "--no-annotate", "--generate-hashes"]
         command = [UV, "pip", "compile", "--quiet", *options, *sources, "-o", str(out)]
-        subprocess.run(command, check=True)
-        parts = re.split(r"^(?=[A-Za-z0-9])", out.read_text(), flags=re.MULTILINE)
-    return {next(iter(locks.versions(part))): part for part in parts if locks.versions(part)}
+        if subprocess.run(command, check=False).returncode:
+            sys.exit(
+                f"{' and '.join(names)} could not be resolved: uv says why. No lock was changed."
+            )
+        return blocks(out.read_text())
 
 
 def write(name: str, notes: list[str], requirements: list[str]) -> None:
@@ -69,20 +73,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     newest = next(iter(locks.images()))
     parser.add_argument("image", nargs="?", default=newest, help="a known label, or a pip freeze")
-    asked = parser.parse_args().image
-    known = locks.images().get(asked)
-    image = known["packages"] if known else read_freeze(Path(asked))
-    colab = compile_lock(["requirements-colab.in"], image, "3.13")
+    parser.add_argument("--python", help="the Python of a pip freeze, such as 3.13")
+    asked = parser.parse_args()
+    target = read_image(asked.image, asked.python)
+    image = target.image
+    colab = compile_lock(["requirements-colab.in"], image, target.minor)
     needed = {n: b for n, b in colab.items() if not UNTOUCHED.match(n) and n not in NOT_OURS}
     top = [b for n, b in needed.items() if n in ALWAYS or locks.versions(b)[n] != image.get(n)]
-    kept = ", ".join(f"{name}=={image[name]}" for name in locks.UNTOUCHED)
-    notes = ["Install with --no-deps --require-hashes.", f"proven with {kept}"]
-    write("requirements-colab.txt", notes, top)
+    kept = [f"{name}=={image[name]}" for name in locks.UNTOUCHED if name in image]
+    kept.append(f"Python {target.python}")
+    notes = ["Install with --no-deps --require-hashes.", f"proven with {', '.join(kept)}"]
 
     # The model packages as on Colab; Jupyter and the test tools as before, unless something asks for newer.
     prefer = locks.pins(ROOT / "requirements-local.txt")
     prefer |= {n: locks.versions(b)[n] for n, b in needed.items() if n not in JUPYTER}
     local = compile_lock(["requirements-colab.in", "requirements-local.in"], prefer, "3.11")
+    write("requirements-colab.txt", notes, top)
     beside_torch = [b for n, b in local.items() if n == "numpy" or not UNTOUCHED.match(n)]
     write("requirements-local.txt", ["`make` installs torch beside it."], beside_torch)
 

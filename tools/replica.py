@@ -2,8 +2,8 @@
 
 `python tools/replica.py [IMAGE] [--only-build]`: IMAGE is a label of helpers/images.json (default: the newest).
 The environment has the image's Python, its PyTorch, and the image's version of every package that the
-course uses or that PyTorch brings. It stays in build/replica/IMAGE; a second call starts from there. PyTorch
-comes from PyPI, so it is a CUDA build (about 3 GB), and not the very one on Colab. Needs uv.
+course uses or that PyTorch brings. It stays in build/replica/IMAGE until the next call, which builds it
+anew. PyTorch comes from PyPI, so it is a CUDA build (about 3 GB), and not the very one on Colab. Needs uv.
 """
 
 import argparse

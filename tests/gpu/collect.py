@@ -1,126 +1,198 @@
 """Put the results of the GPU scripts into `tests/gpu/results.json`, and a table of them into the README.
 
 `python tests/gpu/collect.py` reads `build/gpu/results/`; `--check` only compares the README with results.json.
+Each part says under `run` when and with what it was measured; the notebooks' verdicts say it one by one.
 """
 
-import datetime
 import json
 import re
 import statistics
 import sys
+import textwrap
 
 import common
 
 FILE = common.KIT / "tests" / "gpu" / "results.json"
 README = common.KIT / "README.md"
 MARKS = re.compile(r"(<!-- gpu -->\n).*?(<!-- /gpu -->)", re.DOTALL)
-PARTS = ("machine", "probes", "speed", "grid", "t4_kernels", "agree", "notebooks")
+PARTS = ("machine", "probes", "speed", "grid", "t4_kernels", "binaries", "agree", "notebooks")
 # What a GPU machine without network, and not a T4, cannot show.
 NOT_RUN = {
     "a real Tesla T4": "none was at hand: its speed, and whether kernels that compile for it also run well",
     "Llama-2-7B's weights": "the machine has no network: random weights have the same shapes, no knowledge",
     "installing on a Colab image": "the machine has an image of its own",
 }
+# What agree.py compares.
+COMPARISONS = ("padding", "layer", "labels", "adapter")
+PLAIN = "Transformers, PEFT and TRL alone"
+# Of the plain stack's memory, at most: the course's promise.
+MEMORY_SHARE = 0.6
 
 
 def collect() -> dict:
     """Everything that was measured; parts without a new result keep their old one."""
     old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    new = any((common.RESULTS / f"{part}.json").exists() for part in PARTS)
-    date = datetime.date.today().isoformat() if new or not old else old["date"]
-    found = {"date": date, "not_run": NOT_RUN}
+    found = {}
     for part in PARTS:
         file = common.RESULTS / f"{part}.json"
         if file.exists():
             found[part] = json.loads(file.read_text(encoding="utf-8"))
-            if part == "t4_kernels":
-                found[part]["kernels"] = [brief(one) for one in found[part]["kernels"]]
         elif part in old:
             found[part] = old[part]
-        else:
-            found["not_run"] = found["not_run"] | {part: "no whole run of this script yet"}
-    return found
+    if kernels := found.get("t4_kernels", {}).get("kernels"):
+        found["t4_kernels"]["kernels"] = [brief(one) for one in kernels]
+    if "notebooks" in found:
+        older = old.get("notebooks", {}).get("notebooks", [])
+        books = common.merge(older, found["notebooks"]["notebooks"])
+        found["notebooks"] = {"notebooks": [one for one in books if here(one["notebook"])]}
+    if "agree" in found:
+        # One that was cut off keeps the comparisons that an earlier run made.
+        older = {n: v for n, v in old.get("agree", {}).items() if n in COMPARISONS}
+        kept = [name for name in older if not found["agree"].get(name)]
+        found["agree"] |= {name: older[name] for name in kept}
+        if kept:
+            found["agree"]["earlier"] = kept
+    if "grid" in found:
+        found["grid"]["points"] = with_predictions(found["grid"]["points"])
+    # Results from before each part had a date of its own.
+    date = {"date": old["date"]} if "date" in old and None in dates(found) else {}
+    return date | {"not_run": not_run(found)} | found
 
 
 def brief(kernel: dict) -> dict:
     """One compiled kernel without its signature and constants."""
-    kept = ("kernel", "module", "stage", "shared_bytes", "error")
-    return {name: kernel[name] for name in kept if name in kernel} | {
-        "num_warps": kernel["options"].get("num_warps")
-    }
+    kept = ("kernel", "module", "stage", "shared_bytes", "num_warps", "error")
+    kernel = kernel.get("options", {}) | kernel
+    return {name: kernel[name] for name in kept if name in kernel}
+
+
+def with_predictions(points: list[dict]) -> list[dict]:
+    """The grid's points, each with what the planner says now."""
+    return [
+        p | {"predicted_gib": round(common.predicted_gib(p), 3)} if "rows" in p else p
+        for p in points
+    ]
+
+
+def runs(results: dict) -> list[dict]:
+    """Date, GPU and helpers of each measurement on a GPU; old ones have none."""
+    parts = [part for part in PARTS if part not in ("machine", "binaries", "notebooks")]
+    found = [results[part].get("run", {}) for part in parts if part in results]
+    return found + results.get("notebooks", {}).get("notebooks", [])
+
+
+def dates(results: dict) -> set[str | None]:
+    return {run.get("date") for run in runs(results)}
+
+
+def not_run(results: dict) -> dict[str, str]:
+    """What is not known, and why."""
+    found = NOT_RUN.copy()
+    for part in PARTS:
+        if part not in results:
+            found[part] = "no whole run of this script yet"
+        elif failures := results[part].get("failures"):
+            found[part] = one_line("; ".join(failures), 500)
+    for one in results.get("notebooks", {}).get("notebooks", []):
+        if not one["passed"]:
+            found[f"notebook {one['notebook']}"] = one_line(first_line(one), 500)
+    if kept := results.get("agree", {}).get("earlier"):
+        found[f"agree: {', '.join(kept)}"] = "from an earlier run; the newest was cut off before it"
+    grid = results.get("grid", {})
+    for folder, r, *reason in grid.get("failed", []):
+        found[f"grid: {folder}, r = {r}"] = reason[0] if reason else "no result"
+    if "grid" in results and grid.get("context_gib") is None:
+        found["CUDA context"] = grid.get("context_reason", "no result")
+    if said := differing(results):
+        found["every package in its pinned version"] = said
+    return found
+
+
+def first_line(book: dict) -> str:
+    """Why a notebook failed."""
+    return (book.get("error") or "no reason").strip().split("\n")[0]
+
+
+def one_line(text: str, most: int = 160) -> str:
+    """Text as a cell of a table takes it."""
+    return textwrap.shorten(text.replace("|", "/"), most, placeholder=" …")
+
+
+def without(part: dict) -> str:
+    """What the table says where a part lacks a result."""
+    return f"did not run: {one_line('; '.join(part.get('failures', [])) or 'no result')}"
+
+
+def differing(results: dict) -> str:
+    """The packages that were not those of the lock, in a sentence without its full stop."""
+    rows = results.get("probes", {}).get("differing", [])
+    names = [row["package"] for row in rows if row["found"]]
+    if not names:
+        return ""
+    named = [name for name in ("numpy", "tokenizers", "huggingface-hub") if name in names]
+    said = f"{len(names)} packages came from the machine's image in other versions than the pins"
+    return f"{said}, among them {', '.join(named)}" if named else said
 
 
 def summary(results: dict) -> str:
-    """The README's table."""
+    """The README's table, a head above it and what to know about the numbers below it."""
     machine = results["machine"]
+    days = sorted({date or results.get("date", "an unknown day") for date in dates(results)})
+    when = f"on {days[0]}" if len(days) == 1 else f"between {days[0]} and {days[-1]}"
+    gpus = sorted({str(run.get("gpu") or machine["gpu"]) for run in runs(results)})
     versions = machine["versions"]
-    lines = [
-        f"Measured on {results['date']} on one {machine['gpu']}, limited to a T4's memory, fp16 and plain",
-        "attention, with a random Llama-2-7B. No T4 was used: memory carries over, speed does not.",
-        f"Versions: torch {versions['torch']}, Triton {versions['triton']}, Unsloth {versions['unsloth']}.",
-        "",
-        "| what | measured |",
-        "| --- | --- |",
-    ]
+    head = (
+        f"Measured {when} on one {' and one '.join(gpus)}, limited to a T4's memory, fp16 and plain "
+        "attention, with a random Llama-2-7B. No T4 was used: memory carries over, speed does not. "
+        f"Versions: torch {versions['torch']}, Triton {versions['triton']}, Unsloth {versions['unsloth']}."
+    )
+    said = differing(results)
+    head += f" {said}." if said else ""
+    lines = [paragraph(head), "", "| what | measured |", "| --- | --- |"]
     lines += [f"| {what} | {said} |" for what, said in rows(results)]
+    for note in notes(results):
+        lines += ["", paragraph(note)]
     return "\n".join(lines) + "\n"
+
+
+def paragraph(text: str) -> str:
+    return textwrap.fill(text, 110, break_on_hyphens=False)
 
 
 def rows(results: dict) -> list[tuple[str, str]]:
     """What the table says, computed from the results."""
     said = []
-    if "notebooks" in results:
-        books = results["notebooks"]["notebooks"]
-        passed = sum(one["passed"] for one in books)
-        host = max(one.get("peak_host_gib", 0) for one in books)
-        gpu = max(one.get("peak_gpu_gib", 0) for one in books)
-        ran = f"{passed} of {len(books)}"
-        changed = [one["notebook"][:2] for one in books if one["code"] != here(one["notebook"])]
-        ran += f"; code changed since in {', '.join(changed)}" if changed else ""
-        said.append(("notebooks that ran from top to bottom", ran))
-        said.append(("most memory in any of them", f"{gpu:.1f} GiB GPU, {host:.1f} GiB host"))
-    if "grid" in results:
-        for name, fitted in (("peaks", True), ("peaks it was not fitted to", False)):
-            points = [p for p in results["grid"]["points"] if p.get("measured_gib")]
-            points = [p for p in points if p.get("fitted", True) == fitted]
-            off = [abs(common.predicted_gib(p) / p["measured_gib"] - 1) for p in points]
-            if off:
-                worst, middle = 100 * max(off), 100 * statistics.median(off)
-                found = f"{len(points)} points, off by at most {worst:.1f} %, median {middle:.1f} %"
-                said.append((f"memory planner against measured {name}", found))
-        said.append(("CUDA context", f"{results['grid']['context_gib']:.2f} GiB"))
-    if "speed" in results:
-        said += speed_rows(results["speed"])
-    if "t4_kernels" in results:
-        kernels = results["t4_kernels"]["kernels"]
-        fine = sum("error" not in one for one in kernels)
-        shared = max(one.get("shared_bytes", 0) for one in kernels) / 1024
-        said.append(
-            (
-                "Triton kernels that compile for a T4 (sm_75)",
-                f"{fine} of {len(kernels)}, with at most {shared:.0f} of 64 KiB shared memory",
-            )
-        )
-    if "agree" in results:
-        agree = results["agree"]
-        gradient = agree["padding"]["padding-free"]["gradient"]
-        said.append(
-            ("batches without padding against padded ones", f"gradients differ by {gradient:.2%}")
-        )
-        labels, adapter = agree["labels"], agree["adapter"]
-        said.append(
-            ("label masks, GPU and CPU", f"{labels['same']} of {labels['rows']} rows identical")
-        )
-        said.append(
-            (
-                "an adapter trained on the GPU, loaded on the CPU",
-                (
-                    f"logits differ by {adapter['difference']:.4f}; the adapter changes them by "
-                    f"{adapter['effect_of_adapter']:.2f}"
-                ),
-            )
-        )
+    for part, say in (
+        ("notebooks", notebook_rows),
+        ("grid", grid_rows),
+        ("speed", speed_rows),
+        ("t4_kernels", kernel_rows),
+        ("binaries", binary_rows),
+        ("agree", agree_rows),
+    ):
+        if part in results:
+            said += say(results[part])
     return said
+
+
+def notebook_rows(part: dict) -> list[tuple[str, str]]:
+    books = part["notebooks"]
+    ran = f"{sum(one['passed'] for one in books)} of {len(books)}"
+    for one in books:
+        if not one["passed"]:
+            ran += f"; {one['notebook'][:2]} did not: {one_line(first_line(one))}"
+    changed = [one for one in books if one.get("code") != here(one["notebook"])]
+    if changed:
+        ran += f"; code changed since in {', '.join(one['notebook'][:2] for one in changed)}"
+    helpers = common.helpers_hash()
+    if any(one.get("helpers") != helpers for one in books if one not in changed):
+        ran += "; helpers changed since"
+    host = max((one.get("peak_host_gib", 0) for one in books), default=0)
+    gpu = max((one.get("peak_gpu_gib", 0) for one in books), default=0)
+    return [
+        ("notebooks that ran from top to bottom", ran),
+        ("most memory in any of them", f"{gpu:.1f} GiB GPU, {host:.1f} GiB host"),
+    ]
 
 
 def here(notebook: str) -> str | None:
@@ -129,45 +201,195 @@ def here(notebook: str) -> str | None:
     return common.code_hash(path) if path.exists() else None
 
 
-def speed_rows(speed: dict) -> list[tuple[str, str]]:
+def grid_rows(part: dict) -> list[tuple[str, str]]:
     said = []
-    for index, course in enumerate(speed["course"]["training"]):
-        unsloth, plain = speed["unsloth"]["training"][index], speed["plain"]["training"][index]
-        rate = "tokens_per_second"
-        said.append(
-            (
-                f"training, 8 rows of {course['tokens']} tokens a step",
-                (
-                    f"{course[rate]:,} tokens/s at {course['peak_gib']:.1f} GiB: "
-                    f"{course[rate] / unsloth[rate]:.2f} × the homework's cell ({unsloth['peak_gib']:.1f} GiB), "
-                    f"{course[rate] / plain[rate]:.2f} × Transformers, PEFT and TRL alone "
-                    f"({plain['peak_gib']:.1f} GiB)"
-                ),
-            )
-        )
-    ways = speed["course"]["generation"]
-    said.append(
-        (
-            "answering, 100 tokens each",
-            (
-                f"{ways['course']['tokens_per_second']:.0f} tokens/s in batches, "
-                f"{ways['loop']['tokens_per_second']:.0f} in the homework's loop"
-            ),
-        )
-    )
+    for name, fitted in (("peaks", True), ("peaks it was not fitted to", False)):
+        points = [p for p in part.get("points", []) if p.get("measured_gib")]
+        points = [p for p in points if p.get("fitted", True) == fitted]
+        off = [100 * abs(p["predicted_gib"] / p["measured_gib"] - 1) for p in points]
+        found = without(part)
+        if off:
+            middle = statistics.median(off)
+            found = f"{len(off)} points, off by at most {max(off):.1f} %, median {middle:.1f} %"
+        said.append((f"memory planner against measured {name}", found))
+    context = part.get("context_gib")
+    reason = part.get("context_reason", "no result")
+    said.append(("CUDA context", f"{context:.2f} GiB" if context else f"did not run: {reason}"))
+    if part.get("failed"):
+        said.append(("adapters that were not measured", str(len(part["failed"]))))
     return said
 
 
+def speed_rows(part: dict) -> list[tuple[str, str]]:
+    said = []
+    for one in part.get("training") or []:
+        course, unsloth, plain = (
+            one["ways"].get(way, {}) for way in ("course", "unsloth", "plain")
+        )
+        own = one["kind"] == "own"
+        at_once = [str(way.get("rows_at_once", "–")) for way in (course, unsloth, plain)]
+        how = f"each way's own rows at once ({', '.join(at_once)})"
+        what = f"training, 8 rows of {one['tokens']} tokens a step, "
+        what += how if own else f"the {one['kind']} at once"
+        if "tokens_per_second" not in course:
+            said.append((what, "the course's way does not fit" if course else without(part)))
+            continue
+        if own and at_once[0] == at_once[1] and "tokens_per_second" in unsloth:
+            homework = f"same work as the homework's cell, ratio {ratio(course, unsloth)}"
+        else:
+            homework = against("the homework's cell", course, unsloth)
+        found = f"{course['tokens_per_second']:,} tokens/s at {course['peak_gib']:.1f} GiB: "
+        said.append((what, f"{found}{homework}, {against(PLAIN, course, plain)}"))
+    if not said:
+        said.append(("training speed", without(part)))
+    ways = part.get("generation") or {}
+    if not {"course", "loop"} <= set(ways):
+        return [*said, ("answering speed", without(part))]
+    course, loop = ways["course"], ways["loop"]
+    what = (
+        f"answering, 100 tokens each: {course['prompts']} prompts in batches, {loop['prompts']} in "
+    )
+    found = (
+        f"{course['tokens_per_second']:.0f} tokens/s at {course['peak_gib']:.1f} GiB in batches, "
+        f"{loop['tokens_per_second']:.0f} at {loop['peak_gib']:.1f} GiB in the loop"
+    )
+    return [*said, (f"{what}the homework's loop", found)]
+
+
+def against(name: str, course: dict, base: dict) -> str:
+    """The course's speed as a multiple of another way's, and that way's memory."""
+    if "tokens_per_second" not in base:
+        return (
+            f"{name} {'do' if name == PLAIN else 'does'} not fit" if base else f"{name}: no result"
+        )
+    return f"{ratio(course, base)} × {name} ({base['peak_gib']:.1f} GiB)"
+
+
+def ratio(course: dict, base: dict) -> str:
+    """How many times as fast, with the range of the rounds where they differ by more than 3 %."""
+
+    def number(value: float) -> str:
+        return f"{value:.2f}" if value < 2 else f"{value:.1f}"
+
+    # A round of one way stands beside the same round of the other.
+    pairs = zip(course.get("rounds", []), base.get("rounds", []), strict=False)
+    rounds = [one / other for one, other in pairs]
+    said = number(course["tokens_per_second"] / base["tokens_per_second"])
+    if rounds and max(rounds) > 1.03 * min(rounds):
+        said += f" ({number(min(rounds))} to {number(max(rounds))})"
+    return said
+
+
+def kernel_rows(part: dict) -> list[tuple[str, str]]:
+    kernels = part.get("kernels") or []
+    fine = sum("error" not in one for one in kernels)
+    shared = max((one.get("shared_bytes", 0) for one in kernels), default=0) / 1024
+    found = f"{fine} of {len(kernels)}, with at most {shared:.0f} of 64 KiB shared memory"
+    what = "Triton kernels that compile for a T4 (sm_75)"
+    return [(what, found if kernels else without(part))]
+
+
+def binary_rows(part: dict) -> list[tuple[str, str]]:
+    versions = [
+        f"{name} {part[name]['version']}" for name in ("torch", "bitsandbytes") if name in part
+    ]
+    found = (
+        without(part) if part.get("failures") or not versions else f"in {' and '.join(versions)}"
+    )
+    return [("machine code for a T4, with all that 4-bit training needs", found)]
+
+
+def agree_rows(part: dict) -> list[tuple[str, str]]:
+    padding, labels, adapter = (part.get(name) or {} for name in ("padding", "labels", "adapter"))
+    gradients = labelled = logits = without(part)
+    if "padding-free" in padding:
+        gradients = f"gradients differ by {padding['padding-free']['gradient']:.2%}"
+        if "CPU, float32" in padding:
+            gradients += (
+                f", and from a CPU's in 32 bits by {padding['CPU, float32']['gradient']:.2%}"
+            )
+    if labels:
+        labelled = f"{labels['same']} of {labels['rows']} rows identical"
+    if adapter:
+        effect = f"the adapter changes them by {adapter['effect_of_adapter']:.2f}"
+        logits = f"logits differ by {adapter['difference']:.4f}; {effect}"
+    return [
+        ("batches without padding against padded ones", gradients),
+        ("label masks, GPU and CPU", labelled),
+        ("an adapter trained on the GPU, loaded on the CPU", logits),
+    ]
+
+
+def notes(results: dict) -> list[str]:
+    """What the table's numbers do not say by themselves."""
+    training = results.get("speed", {}).get("training") or []
+    measured = [one for one in training if "tokens_per_second" in one["ways"].get("course", {})]
+    kinds = {one["kind"] for one in measured}
+    said = []
+    if "own" in kinds and len(kinds) > 1:
+        said.append(
+            "The large factors with short rows come from more rows at once, not from faster arithmetic; a row "
+            "of the table with the same rows at once shows the implementation alone."
+        )
+    shares, loaded = memory_shares(training), weights_gib(results)
+    under = {tokens: share for tokens, (share, _) in shares.items() if share <= MEMORY_SHARE}
+    over = {tokens: share for tokens, (share, _) in shares.items() if tokens not in under}
+    if over and loaded:
+        weights = {tokens: loaded / shares[tokens][1] for tokens in over}
+        said.append(
+            f"At most {MEMORY_SHARE} of the memory of {PLAIN} is reached only with long rows: "
+            f"{listed(under) or 'with none of these'}. With others it is {listed(over)}, since the 4-bit "
+            f"weights, {loaded:.1f} GiB in either way, are {listed(weights)}."
+        )
+    return said
+
+
+def listed(shares: dict[int, float]) -> str:
+    """Shares by the tokens of a row."""
+    return " and ".join(
+        f"{share:.2f} of it with {tokens} tokens" for tokens, share in shares.items()
+    )
+
+
+def memory_shares(training: list[dict]) -> dict[int, tuple[float, float]]:
+    """Tokens of a row: the course's memory as a share of the plain stack's, and that stack's GiB."""
+    found = {}
+    for one in training:
+        course, plain = (one["ways"].get(way, {}).get("peak_gib") for way in ("course", "plain"))
+        if one["kind"] == "own" and course and plain:
+            found[one["tokens"]] = (course / plain, plain)
+    return found
+
+
+def weights_gib(results: dict) -> float | None:
+    """Llama-2-7B in 4 bits, loaded and not yet trained."""
+    for point in results.get("grid", {}).get("points", []):
+        if point["model"] == "llama-2-7b-bnb-4bit" and "loaded_gib" in point:
+            return point["loaded_gib"]
+
+
+def check(results: dict, readme: str, wanted: str) -> None:
+    """Exit with a reason where the README or a prediction is not what it would be if made now."""
+    points = results.get("grid", {}).get("points", [])
+    if points != with_predictions(points):
+        sys.exit("The planner's predictions in results.json are not those of helpers/memory.py.")
+    if wanted != readme:
+        sys.exit("The README's GPU table is not that of results.json.")
+
+
 def main() -> None:
-    if "--check" not in sys.argv:
-        FILE.write_text(json.dumps(collect(), indent=1) + "\n", encoding="utf-8")
-    results = json.loads(FILE.read_text(encoding="utf-8"))
+    only_check = "--check" in sys.argv
+    results = json.loads(FILE.read_text(encoding="utf-8")) if only_check else collect()
     text = README.read_text(encoding="utf-8")
-    wanted = MARKS.sub(lambda m: m[1] + summary(results) + m[2], text)
-    if "--check" in sys.argv:
-        sys.exit(0 if wanted == text else "The README's GPU table is not that of results.json.")
+    made = summary(results)
+    wanted = MARKS.sub(lambda m: m[1] + made + m[2], text)
+    if only_check:
+        check(results, text, wanted)
+        return
+    # Both or neither: only now is it known that a table can be made of them.
+    FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     README.write_text(wanted, encoding="utf-8")
-    print(summary(results))
+    print(made)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Shared by the GPU scripts: where models and results lie, what machine this is, rows of a wanted length."""
 
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -41,10 +42,35 @@ PACKAGES = (
 )
 
 
-def save(name: str, content: object) -> None:
-    """Write one script's results as JSON."""
+def save(name: str, content: dict, **about) -> None:
+    """Write one script's results as JSON; under `run` stands when and with what they were measured."""
+    run = provenance() | about
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    # A script that is cut off while it writes must not leave half a file.
+    half = RESULTS / f"{name}.tmp"
+    half.write_text(json.dumps(content | {"run": run}, indent=1) + "\n", encoding="utf-8")
+    half.replace(RESULTS / f"{name}.json")
+
+
+def provenance() -> dict:
+    """Date, GPU and helpers of a measurement that is made now."""
+    gpu = (ask_gpu("name") or [None])[0]
+    return {"date": datetime.date.today().isoformat(), "gpu": gpu, "helpers": helpers_hash()}
+
+
+def merge(old: list[dict], new: list[dict]) -> list[dict]:
+    """Verdicts on notebooks, sorted; a newer one replaces the older one on the same notebook."""
+    found = {one["notebook"]: one for one in [*old, *new]}
+    return [found[name] for name in sorted(found)]
+
+
+def helpers_hash() -> str:
+    """A short hash of the code that notebooks and GPU scripts import."""
+    folder, seen = KIT / "helpers", hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).as_posix()
+        seen.update(f"{name}\0{path.read_text(encoding='utf-8')}\0".encode())
+    return seen.hexdigest()[:16]
 
 
 def code_hash(notebook: Path) -> str:
@@ -54,20 +80,38 @@ def code_hash(notebook: Path) -> str:
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
 
+def gpu_ids() -> list[str]:
+    """Names of the GPU in use for `nvidia-smi -i`, the surest first: it does not heed CUDA_VISIBLE_DEVICES."""
+    names = [os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"]
+    torch = sys.modules.get("torch")
+    # Asking PyTorch before it uses the GPU would make a context there, which takes memory.
+    if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        names.insert(0, f"GPU-{str(getattr(properties, 'uuid', '')).removeprefix('GPU-')}")
+    return names
+
+
+def ask_gpu(*fields: str) -> list[str] | None:
+    """What nvidia-smi says about the GPU in use, without units; None where it says nothing."""
+    asked = [f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    for name in gpu_ids():
+        command = ["nvidia-smi", "-i", name, *asked]
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return said.stdout.strip().split("\n")[0].split(", ")
+    return None
+
+
 def machine() -> dict:
     """GPU, driver, memory, Python and versions."""
-    asked = "name,driver_version,memory.total"
-    said = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    gpu, driver, total = said.stdout.strip().split("\n")[0].split(", ")
+    said = ask_gpu("name", "driver_version", "memory.total")
+    gpu, driver, total = said or (None, None, None)
     return {
         "gpu": gpu,
         "driver": driver,
-        "memory": total,
+        "memory": total and f"{total} MiB",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
@@ -80,11 +124,21 @@ def _version(name: str) -> str | None:
         return None
 
 
-def used_gib() -> float:
-    """Memory of the first GPU that is in use, by whatever process, in GiB."""
-    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(said.stdout.split()[0]) / 1024
+def used_gib() -> float | None:
+    """Memory of the GPU that is in use, by whatever process, in GiB; None where it is not known."""
+    said = (ask_gpu("memory.used") or [""])[0]
+    return int(said) / 1024 if said.isdigit() else None
+
+
+def context_gib(before: float | None, after: float | None, reserved: float) -> dict:
+    """The CUDA context: what the driver counts beyond PyTorch's memory, or why that is not known."""
+    if before is None or after is None:
+        return {"context_gib": None, "context_reason": "nvidia-smi did not say what memory is used"}
+    gib = round(after - before - reserved, 3)
+    if not 0.1 <= gib <= 3:
+        reason = f"{gib} GiB is no context: another process used this GPU too"
+        return {"context_gib": None, "context_reason": reason}
+    return {"context_gib": gib}
 
 
 def predicted_gib(point: dict, stack: str = "unsloth") -> float:

@@ -127,16 +127,24 @@ def one_case(number: int) -> None:
     except torch.cuda.OutOfMemoryError:
         points = [{"model": case[0], "r": case[1], "fits": False, "loading": True}]
     release()
-    context = common.used_gib() - USED_BEFORE - torch.cuda.memory_reserved() / common.GIB
-    common.save(f"grid-{number}", {"points": points, "context_gib": round(context, 3)})
+    reserved = torch.cuda.memory_reserved() / common.GIB
+    context = common.context_gib(USED_BEFORE, common.used_gib(), reserved)
+    common.save(f"grid-{number}", {"points": points} | context)
 
 
-def run_case(number: int) -> dict | None:
-    """One adapter in a process of its own, unless it was measured before."""
+def run_case(number: int) -> dict:
+    """One adapter in a process of its own, unless these helpers were measured with it before."""
     part = common.RESULTS / f"grid-{number}.json"
-    if not part.exists():
-        subprocess.run([sys.executable, __file__, "--case", str(number)], check=False)
-    return json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
+    if part.exists():
+        found = json.loads(part.read_text(encoding="utf-8"))
+        if found.get("run", {}).get("helpers") == common.helpers_hash():
+            return found
+        part.unlink()
+    done = subprocess.run([sys.executable, __file__, "--case", str(number)], check=False)
+    if part.exists():
+        return json.loads(part.read_text(encoding="utf-8"))
+    folder, r = CASES[number][:2]
+    return {"points": [], "failed": [folder, r, f"its process ended with {done.returncode}"]}
 
 
 def main() -> None:
@@ -150,10 +158,11 @@ def main() -> None:
     contents = [run_case(0)]
     with ThreadPoolExecutor(asked.jobs) as pool:
         contents += pool.map(run_case, range(1, len(CASES)))
-    failed = [case[:2] for case, found in zip(CASES, contents, strict=True) if found is None]
-    points = [point for found in contents if found for point in found["points"]]
-    context = contents[0]["context_gib"] if contents[0] else None
-    common.save("grid", {"points": points, "context_gib": context, "failed": failed})
+    failed = [found["failed"] for found in contents if "failed" in found]
+    points = [point for found in contents for point in found["points"]]
+    names = ("context_gib", "context_reason")
+    context = {name: contents[0][name] for name in names if name in contents[0]}
+    common.save("grid", {"points": points} | context | {"failed": failed}, jobs=asked.jobs)
     for part in common.RESULTS.glob("grid-*.json"):
         part.unlink()
     rows = [["model", "bits", "r", "targets", "rows", "tokens", "predicted", "measured", "off %"]]
@@ -168,7 +177,7 @@ def main() -> None:
             + [predicted, gib or "no room", off]
         )
     common.table(rows)
-    print(f"CUDA context {context} GiB; failed: {failed}")
+    print(f"CUDA context: {context}; failed: {failed}")
     sys.exit(1 if failed else 0)
 
 

@@ -6,6 +6,7 @@ in `SHAPES`. The tokenizer has 32,000 tokens and, like Llama-2's, no chat templa
 are noise; memory, speed and every code path are a real one's.
 """
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -49,6 +50,16 @@ def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
     )
 
 
+def save(model, tokenizer: PreTrainedTokenizerFast, folder: Path, **settings) -> None:
+    """Write a model; its folder has the right name only when all of it is there."""
+    half = folder.with_name(f"{folder.name}.half")
+    for left in (half, folder):
+        shutil.rmtree(left, ignore_errors=True)
+    model.save_pretrained(half, **settings)
+    tokenizer.save_pretrained(half)
+    half.rename(folder)
+
+
 def make(folder: Path, name: str) -> None:
     """Write one model, in 16 bits and in 4."""
     config = LlamaConfig(
@@ -61,8 +72,7 @@ def make(folder: Path, name: str) -> None:
         model = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     full = folder / name
-    model.save_pretrained(full, max_shard_size="5GB")
-    tokenizer.save_pretrained(full)
+    save(model, tokenizer, full, max_shard_size="5GB")
     del model
     torch.cuda.empty_cache()
     packing = BitsAndBytesConfig(
@@ -74,9 +84,7 @@ def make(folder: Path, name: str) -> None:
     packed = AutoModelForCausalLM.from_pretrained(
         full, quantization_config=packing, dtype=torch.float16, device_map={"": 0}
     )
-    small = folder / f"{name}-bnb-4bit"
-    packed.save_pretrained(small)
-    tokenizer.save_pretrained(small)
+    save(packed, tokenizer, folder / f"{name}-bnb-4bit")
 
 
 if __name__ == "__main__":

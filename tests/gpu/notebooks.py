@@ -1,9 +1,10 @@
 """Run the course's notebooks with the random Llama-2-7B on a GPU with a T4's memory, no cell changed.
 
-`python tests/gpu/notebooks.py [NAME …] [--jobs N]`. Each notebook runs in a kernel and a workspace of its
-own, as on a machine of its own in Colab. A thread beside the cells watches PyTorch's reserved memory; at the
-end the kernel is asked for the peak of its host memory. Executed copies go to `build/course/`, each with its
-verdict to `notebooks.json`. Minutes are of this machine, and of several notebooks at once with `--jobs`.
+`python tests/gpu/notebooks.py [NAME …] [--jobs N] [--cell-timeout SECONDS]`. Each notebook runs in a kernel
+and a workspace of its own, as on a machine of its own in Colab. A thread beside the cells watches PyTorch's
+reserved memory; at the end the kernel is asked for the peak of its host memory. Executed copies go to
+`build/course/`, verdicts to `notebooks.json`, beside those of notebooks that do not run this time. Minutes are
+of this machine, and of `at_once` notebooks at once.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import common
@@ -25,6 +26,8 @@ from course import client_for
 
 NOTEBOOKS = common.KIT / "notebooks"
 OUT = common.KIT / "build" / "course"
+# The longest first: several at once then end at about the same time.
+LONGEST = ("07", "06", "00", "05")
 WATCH = """
 import threading as _threading, time as _time, sys as _sys
 _peak = [0]
@@ -43,68 +46,82 @@ print(_json.dumps({"peak_gpu_gib": round(_peak[0] / 2**30, 2), "peak_host_gib": 
 """
 
 
-def run(path: Path) -> dict:
+def run(path: Path, timeout: int) -> dict:
     """Execute one notebook, between two cells of this script; its verdict, minutes and peaks."""
     notebook = nbformat.read(path, as_version=4)
     cells = notebook.cells
     watch, ask = nbformat.v4.new_code_cell(WATCH), nbformat.v4.new_code_cell(ASK)
     notebook.cells = [watch, *cells, ask]
-    client = client_for(notebook, 540)
-    found = {"notebook": path.stem, "code": common.code_hash(path), "passed": False}
+    client = client_for(notebook, timeout)
+    found, answers = {"passed": False, "error": None}, True
     started = time.perf_counter()
     with client.setup_kernel():
         try:
             for number, cell in enumerate(notebook.cells[:-1]):
                 client.execute_cell(cell, number)
             found["passed"] = True
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            found |= {
-                "cell": number - 1,
-                "error": f"{type(error).__name__}: {str(error)[-1500:]}",
-            }
+        except CellExecutionError as error:
+            reason = f"{error.ename}: {error.evalue}"
+            found |= {"cell": number - 1, "error": f"{reason}\n{str(error)[-1500:]}"}
+        except (CellTimeoutError, DeadKernelError) as error:
+            # Such a kernel is still busy, or gone: it could not be asked.
+            answers = False
+            found |= {"cell": number - 1, "error": f"{type(error).__name__}: {error}"[:1500]}
         found["minutes"] = round((time.perf_counter() - started) / 60, 2)
-        if "DeadKernel" not in found.get("error", ""):
+        if answers:
             client.execute_cell(ask, len(notebook.cells) - 1)
-            found |= json.loads(ask.outputs[0].text)
+            said = "".join(out.text for out in ask.outputs if out.get("name") == "stdout")
+            found |= json.loads(said.splitlines()[-1])
     notebook.cells = cells
     OUT.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, OUT / path.name)
     return found
 
 
-def run_apart(path: Path) -> dict:
-    """`run` in a process and a workspace of its own."""
-    with tempfile.TemporaryDirectory() as workspace:
+def run_apart(path: Path, timeout: int, jobs: int) -> dict:
+    """`run` in a process and a workspace of its own; a verdict also where that process ends early."""
+    found = {"notebook": path.stem, "code": common.code_hash(path)}
+    found |= common.provenance() | {"at_once": jobs}
+    # A kernel that is just being ended may still write.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as workspace:
         done = subprocess.run(
-            [sys.executable, __file__, "--one", path.name],
+            [sys.executable, __file__, "--one", str(path), "--cell-timeout", str(timeout)],
             env=os.environ | {"COURSE_WORKSPACE": workspace},
             capture_output=True,
             text=True,
             check=False,
         )
-    if done.returncode:
-        return {"notebook": path.stem, "passed": False, "error": done.stderr[-1500:]}
-    return json.loads(done.stdout.splitlines()[-1])
+    said = [line for line in done.stdout.splitlines() if line.startswith('{"passed"')]
+    if said:
+        return found | json.loads(said[-1])
+    tail = done.stderr[-1500:].strip()
+    reason = f"its process ended with {done.returncode}: {tail.split(chr(10))[-1]}"
+    return found | {"passed": False, "error": f"{reason}\n{tail}"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="such as 05 (default: all)")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--cell-timeout", type=int, default=3600, help="seconds (3600)")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    timeout, jobs = arguments.cell_timeout, arguments.jobs
     if arguments.one:
-        print(json.dumps(run(NOTEBOOKS / arguments.one)))
+        print(json.dumps(run(arguments.one, timeout)))
         return
     paths = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if arguments.names:
         paths = [path for path in paths if path.name.startswith(tuple(arguments.names))]
-    found = []
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for result in pool.map(run_apart, paths):
-            found.append(result)
-            print(result, flush=True)
-            common.save("notebooks", {"at_once": arguments.jobs, "notebooks": found})
+    if jobs > 1:
+        paths.sort(key=lambda path: [*LONGEST, path.name[:2]].index(path.name[:2]))
+    file, found = common.RESULTS / "notebooks.json", []
+    before = json.loads(file.read_text(encoding="utf-8"))["notebooks"] if file.exists() else []
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in as_completed(pool.submit(run_apart, path, timeout, jobs) for path in paths):
+            found = common.merge(found, [done.result()])
+            print(json.dumps(done.result()), flush=True)
+            common.save("notebooks", {"notebooks": common.merge(before, found)}, jobs=jobs)
     rows = [["notebook", "passed", "minutes", "GPU GiB", "host GiB"]]
     for one in found:
         rows.append(
@@ -112,7 +129,7 @@ def main() -> None:
             + [one.get("peak_gpu_gib", "-"), one.get("peak_host_gib", "-")]
         )
     common.table(rows)
-    sys.exit(0 if all(one["passed"] for one in found) else 1)
+    sys.exit(0 if found and all(one["passed"] for one in found) else 1)
 
 
 if __name__ == "__main__":

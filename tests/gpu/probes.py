@@ -1,20 +1,60 @@
-"""Run the probes of `helpers/probes.py` on the GPU: `COURSE_T4=1 python tests/gpu/probes.py`."""
+"""Run the probes of `helpers/probes.py` on the GPU, and see that the T4 mode holds.
 
-import sys
+`COURSE_T4=1 python tests/gpu/probes.py`
+"""
+
 from dataclasses import asdict
 
 import common
 
-from helpers import environment
+from helpers import models  # noqa: F401  isort: skip  (Unsloth first; sets the T4 mode)
+
+import torch
+
+from helpers import environment, presets
+
+
+def t4_mode(failures: list[str]) -> dict:
+    """What PyTorch and Unsloth say of this GPU in T4 mode, and whether memory beyond the limit is refused."""
+    from unsloth import is_bfloat16_supported
+
+    limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
+    given = {}
+    for gib in (limit - 0.5, limit + 0.1):
+        try:
+            given[f"{gib:.2f} GiB"] = bool(
+                torch.empty(int(gib * common.GIB), dtype=torch.uint8, device="cuda").numel()
+            )
+        except torch.cuda.OutOfMemoryError:
+            given[f"{gib:.2f} GiB"] = False
+        torch.cuda.empty_cache()
+    found = {
+        "given": given,
+        "bf16": torch.cuda.is_bf16_supported() or is_bfloat16_supported(),
+        "flash_attention": torch.backends.cuda.flash_sdp_enabled(),
+        "cudnn_attention": torch.backends.cuda.cudnn_sdp_enabled(),
+    }
+    if list(given.values()) != [True, False] or found["bf16"]:
+        failures.append(f"T4 mode: {found}")
+    if found["flash_attention"] or found["cudnn_attention"]:
+        failures.append(f"T4 mode: {found}")
+    return found
 
 
 def main() -> None:
+    failures: list[str] = []
+    mode = t4_mode(failures)
     report = environment.check(probe=True)
     found = [probe._asdict() for probe in report.probes]
+    failures += [f"{probe['name']}: {probe['detail']}" for probe in found if not probe["ok"]]
+    if not found:
+        failures.append("no probe ran")
     differing = [asdict(row) for row in report.rows if not row.ok]
-    common.save("probes", {"probes": found, "machine": report.machine, "differing": differing})
+    content = {"probes": found, "t4_mode": mode, "machine": report.machine, "differing": differing}
+    common.save("probes", content | {"failures": failures})
     common.table([["probe", "ok", "detail"], *([p["name"], p["ok"], p["detail"]] for p in found)])
-    sys.exit(0 if found and all(probe["ok"] for probe in found) else 1)
+    print(mode)
+    common.finish(failures)
 
 
 if __name__ == "__main__":

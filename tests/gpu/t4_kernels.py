@@ -2,7 +2,7 @@
 
 `COURSE_T4=1 python tests/gpu/t4_kernels.py`, on any newer NVIDIA GPU. Two layers of Llama-2-7B's width are
 trained and asked, and every Triton kernel that is compiled on the way is compiled a second time for a T4's
-compute capability, 7.5. Then the machine code in PyTorch's and bitsandbytes' libraries is listed for it.
+compute capability, 7.5. (`binaries.py` looks into PyTorch's and bitsandbytes' libraries.)
 
 A kernel fails if it does not compile, or needs more shared memory than a T4 gives to one block. Kernels that
 torch.compile writes (only padded batches use them) come in variants to choose from: one that fits is enough.
@@ -14,7 +14,6 @@ What this cannot show: right numbers on a T4, and kernels for row lengths that d
 import json
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -33,11 +32,6 @@ AT_ONCE, COMPILE_SECONDS = 8, 60
 OPTIONS = (
     *("num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion", "enable_reflect_ftz"),
     *("sanitize_overflow", "debug", "launch_cooperative_grid"),
-)
-# What bitsandbytes 0.50 calls the kernels for NF4 weights and for 8-bit Adam.
-BITSANDBYTES_KERNELS = (
-    *("kQuantizeBlockwise", "kDequantizeBlockwise", "kgemm_4bit_inference_naive"),
-    *("gemm_4bit_simt", "gemm_4bit_sm75", "kOptimizerStatic8bit2StateBlockwise"),
 )
 # The width decides which kernels are compiled, the depth does not.
 MODEL = common.MODELS / "llama-wide-bnb-4bit"
@@ -217,56 +211,6 @@ def judge(kernels: list[dict], failures: list[str]) -> list[list]:
     return rows
 
 
-def machine_code(library: Path) -> dict[str, int]:
-    """How many pieces of machine code a library holds for each GPU architecture."""
-    architectures = re.findall(r"\.(sm_\d+[a-z]?)\.cubin", _cuobjdump("--list-elf", library))
-    return {name: architectures.count(name) for name in sorted(set(architectures))}
-
-
-def kernel_names(library: Path, architecture: str) -> list[str]:
-    """The kernels in a library for one GPU architecture, by their mangled names."""
-    said = _cuobjdump("--dump-elf-symbols", "-arch", architecture, library)
-    return re.findall(r"STO_ENTRY\s+(\S+)", said)
-
-
-def _cuobjdump(*arguments) -> str:
-    import triton
-
-    tool = triton.knobs.nvidia.cuobjdump.path
-    command = [tool, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-
-def libraries(failures: list[str]) -> dict:
-    """Whether PyTorch and bitsandbytes bring machine code for a T4."""
-    import torch
-    from bitsandbytes.cextension import lib
-
-    t4 = f"sm_{T4}"
-    torch_library = Path(torch.__file__).parent / "lib" / "libtorch_cuda.so"
-    found = {
-        "torch_arch_list": torch.cuda.get_arch_list(),
-        "libtorch_cuda": machine_code(torch_library),
-    }
-    bitsandbytes_library = Path(lib._lib._name)
-    found["bitsandbytes_library"] = bitsandbytes_library.name
-    found["bitsandbytes"] = machine_code(bitsandbytes_library)
-    for name in ("torch_arch_list", "libtorch_cuda", "bitsandbytes"):
-        if t4 not in found[name]:
-            failures.append(f"{name} has no code for {t4}")
-    names = kernel_names(bitsandbytes_library, t4)
-    found["bitsandbytes_kernels"] = {
-        part: sum(part in name for name in names) for part in BITSANDBYTES_KERNELS
-    }
-    found["bitsandbytes_kernel_count"] = len(names)
-    for part, count in found["bitsandbytes_kernels"].items():
-        if not count:
-            failures.append(f"bitsandbytes has no kernel {part} for {t4}")
-    newer = set(kernel_names(bitsandbytes_library, "sm_80"))
-    found["in_sm_80_only"] = sorted(newer - set(names))
-    return found
-
-
 def attempt(name: str, part, failures: list[str]):
     """Run one part; a failure is noted, and the next part goes on."""
     try:
@@ -315,14 +259,11 @@ def main() -> None:
     table = judge(kernels, failures)
     if not any(kernel["module"].startswith("unsloth") for kernel in kernels):
         failures.append("no kernel of Unsloth's was seen: the recorder does not work")
-    results["libraries"] = attempt("libraries", lambda: libraries(failures), failures)
     results["machine"] = attempt("machine", common.machine, failures)
     results["minutes"] = round((time.perf_counter() - started) / 60, 2)
     common.save("t4_kernels", results)
 
     common.table(table)
-    for name, value in (results["libraries"] or {}).items():
-        print(f"{name}: {value}")
     print(f"\n{len(kernels)} specialised kernels, {results['minutes']} min")
     common.finish(failures)
 

@@ -11,6 +11,9 @@ import nbformat
 import pytest
 
 KIT = Path(__file__).parents[2]
+sys.path.insert(0, str(KIT / "tools"))
+from notebooks import release
+
 # Notes its arguments; "executes" a notebook as the real one does, into NAME_output.ipynb beside it.
 COLAB = """\
 import json, os, sys
@@ -21,7 +24,7 @@ mode = os.environ["MODE"]
 if sys.argv[1] == "new":
     sys.exit(1 if mode == "no machine" else 0)
 if sys.argv[1] == "stop":
-    sys.exit(1 if mode == "not stopped" else 0)
+    sys.exit(1 if "not stopped" in mode else 0)
 file = Path(sys.argv[sys.argv.index("-f") + 1])
 if mode == "lost":
     sys.exit(1)
@@ -32,10 +35,12 @@ for number, cell in enumerate(cells):
     if mode == "cut off" and number == 5:
         break
     cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "done"}]
-if mode == "error":
+if "error" in mode:
     cells[3]["outputs"] = [
         {"output_type": "error", "ename": "CourseError", "evalue": "the reason", "traceback": []}
     ]
+if mode == "another count":
+    book["cells"].pop()
 Path(str(file)[: -len(".ipynb")] + "_output.ipynb").write_text(json.dumps(book))
 """
 
@@ -81,7 +86,10 @@ def test_each_notebook_gets_a_machine_of_its_own_with_a_t4_and_gives_it_back(tmp
         ("lost", "brought no notebook back"),
         ("error", "CourseError: the reason"),
         ("cut off", "was not reached"),
+        ("another count", "cells came back, the notebook has"),
         ("not stopped", "colab stop -s lora-course-04"),
+        ("error, not stopped", "CourseError: the reason"),
+        ("error, not stopped", "colab stop -s lora-course-04"),
     ],
 )
 def test_every_way_to_fail_is_an_exit_code_and_a_reason_and_the_machine_is_given_back(
@@ -90,7 +98,20 @@ def test_every_way_to_fail_is_an_exit_code_and_a_reason_and_the_machine_is_given
     done, calls = run(tmp_path, mode, "04")
     assert done.returncode == 1
     assert "[FAILED] 04_choose_data" in done.stdout and said in done.stdout
+    assert "Traceback" not in done.stderr
     assert ("stop" in [call[0] for call in calls]) == (mode != "no machine")
+
+
+def test_the_copy_downloads_the_branch_that_was_asked_for(tmp_path):
+    copy = KIT / "build" / "colab" / "04_choose_data.ipynb"
+    own = (KIT / "notebooks" / copy.name).read_text(encoding="utf-8")
+    for arguments in (["04"], ["04", "--ref", "next"]):
+        done, _ = run(tmp_path, "fine", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        ref = arguments[-1] if len(arguments) > 1 else release()[1]
+        first = next(c for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code")
+        assert f'REPO, REF = "https://github.com/{release()[0]}", "{ref}"' in first.source
+    assert (KIT / "notebooks" / copy.name).read_text(encoding="utf-8") == own
 
 
 def test_a_failure_does_not_keep_the_next_notebook_from_running(tmp_path):

@@ -1,5 +1,6 @@
 """`make drift`: does a lock hold on an image? Against the real package index."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,12 +14,33 @@ KIT = Path(__file__).parents[2]
 NEWEST = next(iter(locks.images()))
 
 
-def drift(*arguments: str | Path) -> subprocess.CompletedProcess:
+def ask(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess:
     command = [sys.executable, KIT / "tools" / "drift.py", *arguments]
-    done = subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=False)
-    if "could be read from the index" in done.stderr:
+    return subprocess.run(
+        command,
+        cwd=KIT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def drift(*arguments: str | Path) -> subprocess.CompletedProcess:
+    done = ask(*arguments)
+    if re.search("Failed to fetch|error sending request|network was disabled", done.stderr):
         pytest.skip("no package index can be reached")
     return done
+
+
+def freeze(folder: Path, python: str, **changed: str | None) -> Path:
+    """The package list of an invented image: the newest one's, with other versions (None: absent)."""
+    packages = locks.images()[NEWEST]["packages"] | changed
+    file = folder / "pip-freeze-invented.txt"
+    lines = ["# pip freeze of an invented image", "-e git+https://example.org/x#egg=x"]
+    file.write_text("\n".join(lines + [f"{n}=={v}" for n, v in packages.items() if v]) + "\n")
+    (folder / "os-info-invented.txt").write_text(f"Ubuntu 24.04\nPython {python}\n")
+    return file
 
 
 def a_lock(folder: Path, *pins: str) -> Path:
@@ -30,15 +52,7 @@ def a_lock(folder: Path, *pins: str) -> Path:
 @pytest.fixture
 def future(tmp_path) -> Path:
     """An image that does not exist yet: newer Python, PyTorch and Transformers."""
-    packages = locks.images()[NEWEST]["packages"] | {
-        "torch": "2.99.0+cu140",
-        "transformers": "5.99.0",
-    }
-    file = tmp_path / "pip-freeze-future.txt"
-    lines = ["# pip freeze of an invented image", "-e git+https://example.org/x#egg=x"]
-    file.write_text("\n".join(lines + [f"{n}=={v}" for n, v in packages.items()]) + "\n")
-    (tmp_path / "os-info-future.txt").write_text("Ubuntu 24.04\nPython 3.14.2\n")
-    return file
+    return freeze(tmp_path, "3.14.2", torch="2.99.0+cu140", transformers="5.99.0")
 
 
 @pytest.mark.parametrize("label", locks.images())
@@ -51,7 +65,8 @@ def test_the_lock_holds_on_every_known_image(label):
 
 def test_the_pins_of_the_year_before_are_reported_with_what_would_mend_each(tmp_path):
     # From the write-up's install cell, which this course's notebook 01 takes apart.
-    lock = a_lock(tmp_path, "xformers==0.0.29", "unsloth==2025.2.15", "unsloth_zoo==2025.2.7")
+    pins = ["xformers==0.0.29", "trl==0.8.5", "unsloth==2025.2.15", "unsloth_zoo==2025.2.7"]
+    lock = a_lock(tmp_path, *pins)
     done = drift(NEWEST, "--lock", lock)
     assert done.returncode == 1
     said = done.stdout
@@ -69,18 +84,76 @@ def test_the_pins_of_the_year_before_are_reported_with_what_would_mend_each(tmp_
     assert "conflicts: this lock does not hold" in done.stderr
 
 
-def test_a_future_image_is_reported_with_python_torch_and_what_exceeds_a_cap(tmp_path, future):
-    lock = a_lock(tmp_path, "unsloth==2026.10.9", "matplotlib==3.10.0")
-    done = drift(future, "--lock", lock)
+def test_the_lock_on_a_future_image_is_reported_with_python_torch_and_the_caps_on_it(future):
+    done = drift(future)
     assert done.returncode == 1
-    assert "Python 3.14.2, torch 2.99.0+cu140" in done.stdout
-    assert "Note: proven with torch 2.11.0+cu128, the image has 2.99.0+cu140." in done.stdout
-    assert "Note: proven with Python 3.11, 3.12, 3.13." in done.stdout
-    assert "matplotlib==3.10.0: no file for Python 3.14" in done.stdout
+    said = done.stdout
+    assert "Python 3.14.2, torch 2.99.0+cu140" in said
+    assert "Note: proven with torch 2.11.0+cu128, the image has 2.99.0+cu140." in said
+    assert "Note: proven with Python 3.11, 3.12, 3.13." in said
+    assert "matplotlib==3.10.0: no file for Python 3.14" in said
+    for package in ("unsloth", "unsloth-zoo"):
+        assert re.search(rf"{package} asks for torch<\S+; torch 2\.99\.0\+cu140 is there", said)
+        assert re.search(rf"-> ({package} \S+, its newest, asks for|pin {package}==)", said)
+    # The lock replaces the image's Transformers.
+    assert "transformers 5.99.0 is there" not in said
+
+
+def test_an_image_above_a_cap_is_reported_where_the_lock_does_not_replace_it(tmp_path, future):
+    pins = locks.pins(KIT / "requirements-colab.txt")
+    lock = a_lock(tmp_path, *(f"{n}=={v}" for n, v in pins.items() if n != "transformers"))
+    done = drift(future, "--lock", lock)
     over = re.search(
         r"unsloth asks for transformers\S+; transformers 5\.99\.0 is there", done.stdout
     )
-    assert over and "-> pin transformers==5.17.0" in done.stdout[over.end() :]
+    assert over and f"-> pin transformers=={pins['transformers']}" in done.stdout[over.end() :]
+
+
+def test_a_pin_of_what_must_not_be_replaced_is_a_conflict(tmp_path):
+    same = f"numpy=={locks.images()[NEWEST]['packages']['numpy']}"
+    done = drift(NEWEST, "--lock", a_lock(tmp_path, "torch==2.13.0", "gguf==0.19.0", same))
+    assert done.returncode == 1 and "1 conflicts" in done.stderr
+    assert re.search(r"torch==2\.13\.0: the image has 2\.11\.0\+cu128.*\n +-> remove", done.stdout)
+
+
+def test_a_file_whose_hash_the_lock_does_not_have_is_a_conflict(tmp_path):
+    text = (KIT / "requirements-colab.txt").read_text()
+    lock = tmp_path / "lock.txt"
+    before, name, after = text.partition("gguf==")
+    after, rest = re.split(r"(?m)^(?=[a-z])", after, maxsplit=1)
+    lock.write_text(before + name + re.sub(r"sha256:.{8}", "sha256:00000000", after) + rest)
+    done = drift(NEWEST, "--lock", lock)
+    assert done.returncode == 1 and "1 conflicts" in done.stderr
+    assert re.search(r"gguf-\S+\.whl: the lock does not have its hash", done.stdout)
+
+
+def test_what_would_mend_one_pin_suits_the_others(tmp_path):
+    # botocore, which is content with the image, allows no urllib3 2.
+    image = freeze(tmp_path, "3.13.5", urllib3="1.25.11")
+    done = drift(image, "--lock", a_lock(tmp_path, "botocore==1.29.0", "selenium==4.30.0"))
+    assert re.search(
+        r"selenium asks for urllib3\S+; urllib3 1\.25\.11 is there\n +-> pin urllib3==1\.26\.",
+        done.stdout,
+    )
+
+
+def test_a_newer_release_may_take_what_the_index_does_not_have_yet(tmp_path):
+    # Transformers asked for numpy<2 in 4.42; no NumPy 2.99 exists.
+    image = freeze(tmp_path, "3.13.5", numpy="2.99.0", triton=None)
+    lock = a_lock(tmp_path, "transformers==4.42.0", "cut-cross-entropy==25.1.1")
+    said = drift(image, "--lock", lock).stdout
+    assert re.search(r"-> pin transformers==\S+, which takes numpy 2\.99\.0", said)
+    assert "cut-cross-entropy asks for triton; it is absent" in said
+    assert re.search(r"newest, asks for triton\S* too: stay on|which does without triton", said)
+
+
+def test_an_index_that_cannot_be_asked_is_no_conflict():
+    # Port 9 of this machine, where nothing listens.
+    dead = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "UV_INDEX": "", "UV_FIND_LINKS": ""}
+    done = ask(NEWEST, UV_NO_CONFIG="1", UV_NO_CACHE="1", UV_HTTP_RETRIES="0", **dead)
+    assert done.returncode == 2
+    assert "The index could not be asked:" in done.stderr and "127.0.0.1:9" in done.stderr
+    assert "[FIX]" not in done.stdout and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -88,6 +161,7 @@ def test_a_future_image_is_reported_with_python_torch_and_what_exceeds_a_cap(tmp
     [
         (None, [], "is neither a file nor a known image. Known: "),
         ("torch==2.11.0\n", [], "Which Python has"),
+        ("torch==2.11.0\n", ["--python", "abc"], "abc is not a version of Python"),
         ("numpy==2.1.3\n", ["--python", "3.13"], "is not a Colab package list"),
         ("\xff\xfe\x00", ["--python", "3.13"], "is not a Colab package list"),
     ],
@@ -100,6 +174,12 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, content, arguments, sai
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_python_goes_with_a_file_only():
+    done = drift(NEWEST, "--python", "3.14")
+    assert done.returncode == 1 and "--python goes with a file" in done.stderr
+
+
 def test_an_empty_lock_is_named(tmp_path):
     done = drift(NEWEST, "--lock", a_lock(tmp_path))
     assert done.returncode == 1 and "pins no package" in done.stderr
+    assert "Traceback" not in done.stderr

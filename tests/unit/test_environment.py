@@ -15,17 +15,20 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import environment, locks
+from helpers.errors import CourseError
 
 KIT = Path(__file__).parents[2]
 OVERRIDES = (KIT / "requirements-overrides.txt").read_bytes()
 PYTEST = importlib.metadata.version("pytest")
+# Without what it was built for: 2.13.0+cpu is 2.13.0.
+TORCH = importlib.metadata.version("torch").partition("+")[0]
 
 
-def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess:
-    """Run a command in the repository; ``variables`` go into its environment."""
+def run(*command: str | Path, cwd: Path = KIT, **variables: str) -> subprocess.CompletedProcess:
+    """Run a command, by default in the repository; ``variables`` go into its environment."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COURSE", "COLAB"))}
     return subprocess.run(
-        command, cwd=KIT, env=kept | variables, capture_output=True, text=True, check=False
+        command, cwd=cwd, env=kept | variables, capture_output=True, text=True, check=False
     )
 
 
@@ -38,6 +41,7 @@ def lock(tmp_path, monkeypatch):
         monkeypatch.setattr(locks, "KIT", tmp_path)
         (tmp_path / "requirements-overrides.txt").write_bytes(OVERRIDES)
         (tmp_path / "requirements-local.txt").write_text(text, encoding="utf-8")
+        (tmp_path / "requirements-local.in").write_text(f"jupyterlab\ntorch=={TORCH}\n")
 
     return write
 
@@ -76,12 +80,57 @@ def test_the_report_marks_what_is_right_and_what_is_not(lock):
     text = str(environment.check())
     assert re.search(rf"^\[OK\]  pytest +{re.escape(PYTEST)}$", text, re.MULTILINE)
     assert re.search(r"^\[FIX\] no-such-package +absent  ->  .+", text, re.MULTILINE)
-    assert re.search(r"^Python +\d+\.\d+", text)
+    assert re.search(r"^\[OK\]  Python +\d+\.\d+", text, re.MULTILINE)
 
 
 def test_an_environment_that_matches_is_ok(lock):
     lock(f"pytest=={PYTEST}\n")
     assert environment.check().ok
+
+
+def test_another_python_is_wrong_and_installs_nothing(lock, monkeypatch):
+    lock(f"pytest=={PYTEST}\nno-such-package==1.0\n")
+    monkeypatch.setattr(locks, "PYTHONS", ("3.98", "3.99"))
+    report = environment.check()
+    assert not report.ok and not report.base[0].ok
+    assert re.search(r"^\[FIX\] Python +\S+  ->  On Colab choose", str(report), re.MULTILINE)
+    monkeypatch.delenv("COURSE_INSTALL", raising=False)
+    with pytest.raises(CourseError, match="proven with Python 3.98, 3.99"):
+        environment.install()
+    monkeypatch.setenv("COURSE_INSTALL", "0")
+    environment.install()
+
+
+def test_torch_is_judged_beside_the_lock_but_not_on_colab(lock, monkeypatch, tmp_path):
+    lock("asking==1.0\n")
+    asking = tmp_path / "site" / "asking-1.0.dist-info"
+    asking.mkdir(parents=True)
+    (asking / "RECORD").touch()
+    (asking / "METADATA").write_text("Name: asking\nVersion: 1.0\nRequires-Dist: torch==0.1\n")
+    monkeypatch.syspath_prepend(asking.parent)
+    report = environment.check()
+    assert report.base[-1][:2] == ("torch", True) and "asks for torch==0.1" in report.unmet[0]
+    # Where torch has a line of its own, who asks for it need not be said.
+    (tmp_path / "requirements-local.in").write_text("torch==0.1\n")
+    report = environment.check()
+    assert report.rows[0].ok and not report.ok and report.unmet == ()
+    assert re.search(r"^\[FIX\] torch .*pip install torch==0\.1$", str(report), re.MULTILINE)
+    assert [row.package for row in environment.package_rows()] == ["asking"]
+    monkeypatch.setattr(locks, "KIT", KIT)
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    assert [one.name for one in environment.check().base] == ["Python"]
+
+
+def test_what_belongs_to_torch_and_is_absent_gets_a_fix_that_suits_the_place(
+    command_path, monkeypatch
+):
+    script(command_path / "nvidia-smi", "echo 'Tesla T4, 15360 MiB, 580.82, 7.5'")
+    asked = "unsloth asks for torchvision; it is absent  ->  "
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    fix = f"{asked}python -m pip install torch=={locks.torch_pin()} torchvision"
+    assert fix in environment.check().unmet
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    assert f"{asked}{environment.FRESH_MACHINE}" in environment.check().unmet
 
 
 # -------------------------------------------------------------------------------------------- the machine
@@ -114,6 +163,20 @@ def test_without_a_gpu_the_small_model_is_named_with_the_way_to_a_gpu(
     assert "Change runtime type > T4 GPU" in environment.which_model(environment.gpu())
 
 
+def test_a_driver_that_does_not_answer_is_told_and_counts_as_no_gpu(
+    lock, command_path, monkeypatch
+):
+    monkeypatch.delenv("COURSE_MODEL", raising=False)
+    monkeypatch.setattr(environment, "DRIVER_SECONDS", 0.1)
+    lock(f"pytest=={PYTEST}\n")
+    script(command_path / "nvidia-smi", "exec /bin/sleep 600")
+    report = environment.check(probe=True)
+    assert not report.ok and report.probes == ()
+    assert re.search(r"^\[FIX\] GPU .*does not answer  ->  .*nvidia-smi", str(report), re.MULTILINE)
+    assert "SmolLM2-135M" in report.model and "Restart session" in report.model
+    assert "found" not in report.model
+
+
 def test_a_model_of_ones_own_is_named(monkeypatch):
     monkeypatch.setenv("COURSE_MODEL", "my/model")
     assert environment.which_model(environment.gpu()) == "Model: my/model, from COURSE_MODEL."
@@ -136,7 +199,44 @@ def test_a_bare_interpreter_gets_a_report_to_read():
     done = run(sys.executable, "-S", "-E", "-m", "helpers.environment")
     assert (done.returncode, done.stderr) == (1, "")
     marked = [line for line in done.stdout.splitlines() if line.startswith("[FIX]")]
+    assert marked.pop(0).startswith("[FIX] torch                absent  ->  `make lab`")
     assert len(marked) == len(locks.pins(KIT / "requirements-local.txt"))
+
+
+def test_a_gpu_without_torch_is_one_failed_probe(command_path):
+    script(command_path / "nvidia-smi", "echo 'Tesla T4, 15360 MiB, 580.82, 7.5'")
+    done = run(sys.executable, "-S", "-E", "-m", "helpers.environment", "--probe")
+    assert (done.returncode, done.stderr) == (1, "")
+    last = done.stdout.splitlines()[-2]
+    assert last.startswith("[FIX] PyTorch ") and "PyTorch is absent" in last
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "variables"),
+    [
+        ("requirements-local.txt", "", {}),
+        ("requirements-local.in", None, {}),
+        ("requirements-overrides.txt", None, {}),
+        ("helpers/images.json", "{", {"COLAB_RELEASE_TAG": "release-colab"}),
+    ],
+)
+def test_a_damaged_file_of_the_course_is_named_without_a_traceback(
+    tmp_path, name, content, variables
+):
+    shutil.copytree(KIT / "helpers", tmp_path / "helpers")
+    for file in KIT.glob("requirements-*"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    command = ("-m", "helpers.environment")
+    done = run(sys.executable, *command, cwd=tmp_path, **variables)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(str(tmp_path / name)) and "What to do: Get" in done.stderr
+    done = run(sys.executable, *command, "--json", cwd=tmp_path, **variables)
+    assert (done.returncode, done.stderr) == (1, "")
+    answer = json.loads(done.stdout)
+    assert answer["ok"] is False and answer["error"].startswith(str(tmp_path / name))
 
 
 def test_the_exit_code_says_whether_this_environment_is_right():

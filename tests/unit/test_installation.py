@@ -19,6 +19,8 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
+from helpers import installation
+
 KIT = Path(__file__).parents[2]
 
 
@@ -54,13 +56,19 @@ class Shelf:
             "UV_CACHE_DIR": str(folder / "uv"),
         }
 
-    def wheel(self, name: str, version: str, files: int = 0) -> str:
-        """Put a package on the shelf that asks for another; return its line for the lock file."""
+    def wheel(
+        self, name: str, version: str, files: int = 0, module: str = "", brings: str = ""
+    ) -> str:
+        """Put a package on the shelf that asks for another; return its line for the lock file.
+
+        ``brings``: another package, of which it holds a version 9.
+        """
+        module = module or name.replace("-", "_")
         stem = f"{name.replace('-', '_')}-{version}"
         file = self.folder / f"{stem}-py3-none-any.whl"
         info = f"{stem}.dist-info"
         with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr(f"{name.replace('-', '_')}.py", f"version = '{version}'\n")
+            archive.writestr(f"{module}.py", f"version = '{version}'\n")
             archive.writestr(
                 f"{info}/METADATA",
                 f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
@@ -71,11 +79,16 @@ class Shelf:
             )
             for number in range(files):
                 archive.writestr(f"{name.replace('-', '_')}_parts/part{number}.py", "x = 1\n")
+            if brings:
+                archive.writestr(
+                    f"{stem}.data/purelib/{brings}-1.0.dist-info/METADATA",
+                    f"Metadata-Version: 2.1\nName: {brings}\nVersion: 9\n",
+                )
             archive.writestr(f"{info}/RECORD", "")
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         return f"{name}=={version} \\\n    --hash=sha256:{digest}\n"
 
-    def code(self, lines: tuple[str, ...], before: str = "") -> str:
+    def code(self, lines: tuple[str, ...], before: str = "", times: int = 1) -> str:
         """A script that runs ``environment.install()`` against a lock file of these lines."""
         for name in ("requirements-local.txt", "requirements-colab.txt"):
             (self.folder / name).write_text("# Made by a test.\n" + "".join(lines))
@@ -86,13 +99,14 @@ class Shelf:
             "from helpers.errors import CourseError\n"
             f"locks.KIT = Path({str(self.folder)!r})\n"
             "installation.PAUSE_SECONDS = 0\n"
-            "try:\n    environment.install()\n"
-            "except CourseError as error:\n    print('CourseError:', error)\n"
+            f"for _ in range({times}):\n"
+            "    try:\n        environment.install()\n"
+            "    except CourseError as error:\n        print('CourseError:', error)\n"
         )
 
-    def install(self, *lines: str, before: str = "", **variables: str) -> str:
+    def install(self, *lines: str, before: str = "", times: int = 1, **variables: str) -> str:
         """What ``environment.install()`` says there."""
-        code = self.code(lines, before)
+        code = self.code(lines, before, times)
         done = run(self.python, "-c", code, **self.variables | variables)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -186,6 +200,9 @@ def test_a_package_that_cannot_be_had_or_trusted_leaves_the_earlier_one(shelf, d
     out = shelf.install(wanted, **path)
     assert "CourseError: The packages could not be installed: " in out
     assert TROUBLE[damage] in out and "What to do: " in out
+    # Only pip, where a hash is lacking, does not say of what.
+    said = out.split("CourseError: ")[1].replace("_", "-")
+    assert name.replace("_", "-") in said or (tool, damage) == ("pip", "no hash")
     assert shelf.version(name) == "1.0"
     # The next run with a whole list goes on as if nothing had been.
     assert shelf.install(line, **path).startswith("Packages match the pins.\n")
@@ -317,19 +334,98 @@ def test_a_package_without_its_last_file_is_not_taken_for_whole(shelf, tool):
     assert record.exists()
 
 
-def test_replacing_a_package_in_use_asks_for_a_restart(shelf):
-    shelf.install(shelf.wheel("in-use", "1.0"))
-    out = shelf.install(shelf.wheel("in-use", "2.0"), before="import in_use")
-    assert "CourseError: in-use had been loaded before it was replaced." in out
-    assert "Restart session" in out
-    assert shelf.version("in_use") == "2.0"
+@pytest.mark.parametrize("tool", TOOLS)
+def test_an_empty_folder_of_a_package_is_not_taken_for_it(shelf, tool):
+    name = f"emptied-{tool}"
+    site = next(shelf.python.parents[1].glob("lib/python*/site-packages"))
+    (site / f"{name.replace('-', '_')}-1.0.dist-info").mkdir()
+    out = shelf.install(shelf.wheel(name, "1.0"), **command_path(tool))
+    assert "CourseError" not in out and "Packages match the pins." in out
+    assert shelf.version(name.replace("-", "_")) == "1.0"
+
+
+def test_a_package_that_still_differs_after_the_installation_is_named(shelf):
+    # Another copy of it comes first on Python's path.
+    copy = shelf.folder / "copy" / "shadowed-0.9.dist-info"
+    copy.mkdir(parents=True)
+    (copy / "METADATA").write_text("Metadata-Version: 2.1\nName: shadowed\nVersion: 0.9\n")
+    (copy / "RECORD").touch()
+    before = f"import sys; sys.path.insert(0, {str(copy.parent)!r})"
+    out = shelf.install(shelf.wheel("shadowed", "1.0"), before=before)
+    assert "CourseError: " in out and "shadowed 0.9" in out.split("CourseError: ")[1]
+    assert "Packages" not in out
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_name_that_sounds_like_a_network_is_not_taken_for_one(shelf, tool):
+    line = shelf.wheel("networkx-nowhere", "1.0")
+    (shelf.folder / "networkx_nowhere-1.0-py3-none-any.whl").unlink()
+    out = shelf.install(line, **command_path(tool))
+    assert "There is no file of it for Python" in out and "trying again" not in out
+    assert "networkx-nowhere" in out.split("CourseError: ")[1]
+
+
+def test_a_size_is_not_taken_for_an_error_of_the_server():
+    said = "  Downloading one-1.0-py3-none-any.whl (500 kB)\nERROR: No matching distribution found"
+    assert installation._reason(said) not in (installation.NETWORK, installation.UNKNOWN)
+    for error in ("too many 503 error responses", "server error (503 Service Unavailable)"):
+        assert installation._reason(error) is installation.NETWORK
+
+
+def test_a_python_without_uv_and_pip_is_told_so(tmp_path):
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    shelf = Shelf(venv, tmp_path)
+    out = shelf.install(shelf.wheel("alone", "1.0"))
+    assert "Installing 1 packages: alone …" in out
+    assert "This Python has neither uv nor pip" in out
+
+
+def test_a_package_that_is_pinned_twice_is_named(shelf):
+    out = shelf.install(shelf.wheel("twice", "1.0"), shelf.wheel("twice", "2.0"))
+    assert "CourseError: " in out and "pins a package again: twice==2.0" in out
+    assert shelf.version("twice") is None
+
+
+@pytest.mark.parametrize("module", ["in_use", "used_here"])
+def test_replacing_a_package_in_use_asks_for_a_restart_until_there_was_one(shelf, module):
+    name = f"package-of-{module}".replace("_", "-") if module == "used_here" else "in-use"
+    shelf.install(shelf.wheel(name, "1.0", module=module))
+    line = shelf.wheel(name, "2.0", module=module)
+    out = shelf.install(line, before=f"import {module}", times=2)
+    assert out.count(f"CourseError: {name} had been loaded before it was replaced.") == 2
+    assert out.count("Restart session") == 2 and "Packages match" not in out
+    assert shelf.version(module) == "2.0"
     # After the restart the cells go on from there.
-    assert shelf.install(shelf.wheel("in-use", "2.0")).startswith("Packages match the pins.\n")
+    assert shelf.install(line).startswith("Packages match the pins.\n")
 
 
-def test_an_installation_that_moves_a_package_others_are_built_for_is_told(shelf):
+def test_a_package_in_use_that_could_not_be_replaced_needs_no_restart(shelf):
+    shelf.install(shelf.wheel("still-used", "1.0"))
+    line = shelf.wheel("still-used", "2.0")
+    (shelf.folder / "still_used-2.0-py3-none-any.whl").unlink()
+    out = shelf.install(line, before="import still_used", times=2)
+    assert out.count("CourseError: The packages could not be installed") == 2
+    assert "had been loaded" not in out
+
+
+def test_replacing_a_package_that_is_not_in_use_asks_for_nothing(shelf):
+    shelf.install(shelf.wheel("not-in-use", "1.0"))
+    out = shelf.install(shelf.wheel("not-in-use", "2.0"), times=2)
+    assert "CourseError" not in out and out.count("Packages match the pins.") == 2
+
+
+def test_what_others_are_built_for_is_never_replaced(shelf):
     shelf.install(shelf.wheel("triton", "1.0"))
-    out = shelf.install(shelf.wheel("triton", "2.0"))
+    out = shelf.install(shelf.wheel("triton", "2.0"), shelf.wheel("beside-it", "1.0"), times=2)
+    assert out.count("CourseError: The list asks for another triton") == 2
+    assert shelf.version("triton") == "1.0" and shelf.version("beside_it") is None
+
+
+def test_a_package_that_changes_what_others_are_built_for_is_noticed(shelf):
+    triton = shelf.wheel("triton", "1.0")
+    shelf.install(triton)
+    out = shelf.install(shelf.wheel("a-guest", "1.0", brings="triton"))
     assert "CourseError: The installation changed triton." in out
 
 

@@ -31,6 +31,36 @@ def test_pins_are_read_past_comments_hashes_and_markers(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "two == 2.0",
+        "two>=2",
+        "  two==2.0",
+        "two===2.0",
+        "two==2.0,>1",
+        "two==2.*",
+        "two==latest",
+        "two",
+        "-r more.txt",
+        "One==1.0",
+    ],
+)
+def test_a_line_of_a_lock_that_is_no_pin_is_shown_and_in_a_freeze_passed_over(tmp_path, line):
+    file, text = tmp_path / "lock.txt", f"one==1.0 \\\n    --hash=sha256:00\n{line}\n"
+    file.write_text(text)
+    with pytest.raises(CourseError, match=f"lock.txt, line 3, .*: {re.escape(line)}") as caught:
+        locks.pins(file)
+    assert ("pins a package again" in caught.value.what) == (line == "One==1.0")
+    assert locks.versions(text) == {"one": "1.0"}
+
+
+def test_an_invisible_mark_before_the_first_line_hides_no_pin(tmp_path):
+    file = tmp_path / "lock.txt"
+    file.write_text("one==1.0\ntwo==2.0\n", encoding="utf-8-sig")
+    assert locks.pins(file) == {"one": "1.0", "two": "2.0"}
+
+
 def test_colab_has_a_lock_file_of_its_own(monkeypatch):
     monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
     assert locks.lock_file() == KIT / "requirements-local.txt"
@@ -104,6 +134,13 @@ def test_every_exception_has_a_reason_of_a_sentence():
     assert {"xformers", "certifi"} <= set(locks.exceptions())
     for name, reason in locks.exceptions().items():
         assert len(reason.split()) > 5 and reason.endswith("."), name
+
+
+def test_an_override_with_a_version_counts_only_where_that_version_is_there():
+    assert "certifi" in locks.exceptions(installed(certifi="2026.7.22"))
+    for there in (installed(), installed(certifi="2024.8.30")):
+        found = locks.exceptions(there)
+        assert "certifi" not in found and "xformers" in found
 
 
 # ------------------------------------------------------------------------------------------ Colab's images
@@ -227,7 +264,7 @@ def test_every_requirement_is_pinned_once_and_has_hashes(name):
     ("source", "pinned"), [("colab", COLAB), ("colab", LOCAL), ("local", LOCAL)]
 )
 def test_the_locks_hold_what_their_sources_ask_for(source, pinned):
-    asked = locks.pins(KIT / f"requirements-{source}.in")
+    asked = locks.versions(locks.read(KIT / f"requirements-{source}.in"))
     # torch is installed apart, and the local source overrides Colab's ipywidgets.
     asked.pop("torch", None)
     if source == "colab" and pinned is LOCAL:

@@ -19,9 +19,9 @@ import common
 RESULTS = json.loads((GPU / "results.json").read_text(encoding="utf-8"))
 GRID = RESULTS["grid"]["points"]
 SPEED = [
-    (way, point)
-    for way in ("course", "unsloth", "plain")
-    for point in RESULTS["speed"][way]["training"]
+    (way, one | {"tokens": shape["tokens"]})
+    for shape in RESULTS["speed"]["training"]
+    for way, one in shape["ways"].items()
 ]
 ranks = st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128, 256])
 rows = st.integers(1, 16)
@@ -79,8 +79,14 @@ def test_peaks_that_nothing_was_fitted_to_are_predicted_within_three_percent_on_
 def test_the_homework_fits_a_t4_and_what_was_measured_not_to_does_not():
     homework = memory.estimate("llama-2-7b", r=16, batch_size=2, sequence_length=2048)
     assert homework.fits()
+    too_much = RESULTS["speed"]["too_much"]
+    assert too_much["way"] == "plain" and not too_much["fits"]
     plain = memory.estimate(
-        "llama-2-7b", r=16, batch_size=8, sequence_length=2048, stack="transformers"
+        "llama-2-7b",
+        r=16,
+        batch_size=too_much["rows_at_once"],
+        sequence_length=too_much["tokens"],
+        stack="transformers",
     )
     assert not plain.fits()
 

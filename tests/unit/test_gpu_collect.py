@@ -1,0 +1,607 @@
+"""The GPU harness as far as a processor can run it: what it writes, puts together, unpacks and packs."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+
+KIT = Path(__file__).parents[2]
+GPU = KIT / "tests" / "gpu"
+sys.path.insert(0, str(GPU))
+import collect
+import common
+
+HELPERS = common.helpers_hash()
+H100 = {"date": "2026-01-02", "gpu": "NVIDIA H100", "helpers": HELPERS}
+POINT = {
+    "model": "llama-2-7b-bnb-4bit",
+    "bits": 4,
+    "r": 16,
+    "targets": ["q_proj", "v_proj"],
+    "fitted": True,
+    "rows": 2,
+    "tokens": 2048,
+    "loaded_gib": 3.632,
+    "measured_gib": 4.652,
+}
+
+
+def way(at_once: int, rate: int, gib: float, rounds: tuple = ()) -> dict:
+    return {
+        "rows_at_once": at_once,
+        "tokens_per_second": rate,
+        "peak_gib": gib,
+        "rounds": list(rounds) or [rate, rate],
+    }
+
+
+def shape(tokens: int, kind: str, course: dict, unsloth: dict, plain: dict) -> dict:
+    ways = {"course": course, "unsloth": unsloth, "plain": plain}
+    return {"tokens": tokens, "kind": kind, "ways": ways}
+
+
+SPEED = {
+    "training": [
+        shape(192, "own", way(8, 5300, 4.51), way(2, 1000, 4.3), way(2, 700, 5.29)),
+        shape(2048, "own", way(2, 9180, 5.0), way(2, 9000, 5.0), way(2, 4800, 9.1)),
+        shape(
+            *(2048, "same 4 rows", way(4, 9000, 5.4, (9300, 8700))),
+            *(way(4, 9000, 5.4, (9000, 9000)), {"rows_at_once": 4, "fits": False}),
+        ),
+    ],
+    "generation": {
+        "course": {"prompts": 16, "tokens_per_second": 242.0, "peak_gib": 10.98},
+        "loop": {"prompts": 4, "tokens_per_second": 21.2, "peak_gib": 4.65},
+    },
+    "failures": [],
+}
+MACHINE = {"gpu": "NVIDIA H100", "versions": {"torch": "2", "triton": "3", "unsloth": "4"}}
+
+
+def verdict(name: str, **changes) -> dict:
+    code = collect.here(name)
+    return {"notebook": name, "code": code, **H100, "passed": True, "error": None} | changes
+
+
+@pytest.fixture
+def kit(tmp_path, monkeypatch):
+    """A README and a folder for results of its own; `write` puts a part there."""
+    from helpers import models  # noqa: F401  (Unsloth, before the planner's transformers)
+
+    results, readme = tmp_path / "results", tmp_path / "README.md"
+    monkeypatch.setattr(common, "RESULTS", results)
+    monkeypatch.setattr(collect, "FILE", tmp_path / "results.json")
+    monkeypatch.setattr(collect, "README", readme)
+    monkeypatch.setattr(sys, "argv", ["collect.py"])
+    readme.write_text("above\n<!-- gpu -->\n<!-- /gpu -->\nbelow\n", encoding="utf-8")
+    results.mkdir()
+
+    def write(**parts) -> None:
+        for name, content in parts.items():
+            text = json.dumps({"run": H100} | content)
+            (results / f"{name}.json").write_text(text, encoding="utf-8")
+
+    def run() -> tuple[dict, str]:
+        collect.main()
+        return json.loads(collect.FILE.read_text(encoding="utf-8")), readme.read_text("utf-8")
+
+    write(machine=MACHINE, probes={"probes": [], "differing": [], "failures": []})
+    return SimpleNamespace(write=write, run=run, results=results, readme=readme)
+
+
+# ------------------------------------------------------------------------------- what scripts write
+def nvidia_smi(tmp_path, monkeypatch, says: str) -> Path:
+    """An nvidia-smi that notes its arguments in the file that is returned."""
+    script, asked = tmp_path / "bin" / "nvidia-smi", tmp_path / "asked"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\necho "$@" > {asked}\necho "{says}"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    return asked
+
+
+def test_what_is_saved_says_when_and_with_what(tmp_path, monkeypatch):
+    nvidia_smi(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    content = {"failures": []}
+    common.save("part", content, jobs=4)
+    saved = json.loads((tmp_path / "part.json").read_text(encoding="utf-8"))
+    run = saved.pop("run")
+    assert saved == content == {"failures": []}
+    assert run["gpu"] == "NVIDIA H100 80GB HBM3" and run["jobs"] == 4
+    assert run["helpers"] == common.helpers_hash() and len(run["date"]) == 10
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_without_nvidia_smi_results_are_saved_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    common.save("part", {})
+    saved = json.loads((tmp_path / "part.json").read_text(encoding="utf-8"))
+    assert saved["run"]["gpu"] is None
+    assert common.used_gib() is None and common.machine()["gpu"] is None
+
+
+@pytest.mark.parametrize(("visible", "asked_for"), [(None, "0"), ("", "0"), ("3,1", "3")])
+def test_nvidia_smi_is_asked_about_the_visible_gpu(tmp_path, monkeypatch, visible, asked_for):
+    asked = nvidia_smi(tmp_path, monkeypatch, "2048")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert common.used_gib() == 2
+    assert asked.read_text().startswith(f"-i {asked_for} --query-gpu=memory.used ")
+
+
+@pytest.mark.parametrize("uuid", ["9c2f-01", "GPU-9c2f-01"])
+def test_once_pytorch_uses_a_gpu_nvidia_smi_is_asked_about_that(tmp_path, monkeypatch, uuid):
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        current_device=lambda: 1,
+        get_device_properties=lambda device: SimpleNamespace(uuid=uuid) if device == 1 else None,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert common.gpu_ids() == ["GPU-9c2f-01", "3"]
+    # An nvidia-smi that knows no such name is asked by the other.
+    script = tmp_path / "nvidia-smi"
+    script.write_text('#!/bin/sh\n[ "$2" = 3 ] && echo "name of $2"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert common.ask_gpu("name") == ["name of 3"]
+
+
+def test_a_context_has_a_contexts_size_or_a_reason():
+    assert common.context_gib(1.0, 6.5, 5.0) == {"context_gib": 0.5}
+    for before, after in ((1.0, 6.0), (1.0, 9.5), (1.0, 2.0), (None, 6.5), (1.0, None)):
+        found = common.context_gib(before, after, 5.0)
+        assert found["context_gib"] is None and found["context_reason"]
+
+
+def test_the_helpers_hash_sees_code_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "KIT", tmp_path)
+    (tmp_path / "helpers" / "deep").mkdir(parents=True)
+    file = tmp_path / "helpers" / "deep" / "one.py"
+    file.write_bytes(b"a = 1\n")
+    first = common.helpers_hash()
+    file.write_bytes(b"a = 1\r\n")
+    (tmp_path / "helpers" / "one.json").write_text("{}")
+    assert common.helpers_hash() == first
+    file.write_bytes(b"a = 2\n")
+    assert common.helpers_hash() != first
+    file.write_bytes(b"a = 1\n")
+    file.rename(file.with_name("two.py"))
+    assert common.helpers_hash() != first
+
+
+def test_a_grid_goes_on_only_with_points_of_the_same_helpers(tmp_path, monkeypatch):
+    import grid
+
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    common.save("grid-1", {"points": ["measured"]})
+    started = []
+
+    def start(command, check):
+        started.append(command[-1])
+        return SimpleNamespace(returncode=-9)
+
+    monkeypatch.setattr(grid.subprocess, "run", start)
+    # nvidia-smi is asked by common, with the same function.
+    monkeypatch.setattr(common, "ask_gpu", lambda *fields: None)
+    assert grid.run_case(1)["points"] == ["measured"] and not started
+    for run in ({"run": {"helpers": "older"}}, {}):
+        part = tmp_path / "grid-1.json"
+        part.write_text(json.dumps({"points": ["old"]} | run), encoding="utf-8")
+        found = grid.run_case(1)
+        assert found["points"] == [] and not part.exists()
+        assert found["failed"] == ["llama-2-7b-bnb-4bit", 4, "its process ended with -9"]
+    assert started == ["1", "1"]
+
+
+def test_a_half_saved_model_does_not_have_the_models_name(tmp_path):
+    from helpers import models  # noqa: F401  isort: skip  (Unsloth before transformers)
+    import make_llama
+
+    def write(folder):
+        Path(folder).mkdir(exist_ok=True)
+        (Path(folder) / "weights").write_text("all")
+
+    def stop(folder):
+        raise KeyboardInterrupt
+
+    model, folder = SimpleNamespace(save_pretrained=write), tmp_path / "model"
+    with pytest.raises(KeyboardInterrupt):
+        make_llama.save(model, SimpleNamespace(save_pretrained=stop), folder)
+    assert not folder.exists()
+    make_llama.save(model, model, folder)
+    make_llama.save(model, model, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (folder / "weights").exists()
+
+
+# --------------------------------------------------------------------------------- running notebooks
+@pytest.fixture(scope="module")
+def runner():
+    """tests/gpu/notebooks.py; tools/ has a module of the same name."""
+    spec = importlib.util.spec_from_file_location("gpu_notebooks", GPU / "notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    path = sys.path.copy()
+    spec.loader.exec_module(module)
+    sys.path[:] = path
+    return module
+
+
+def notebook(folder: Path, *cells: str) -> Path:
+    path = folder / "99_trial.ipynb"
+    opening = ["pass", "pass"]
+    made = [nbformat.v4.new_code_cell(cell) for cell in [*opening, *cells]]
+    nbformat.write(nbformat.v4.new_notebook(cells=made), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("cell", "timeout", "reason", "asked"),
+    [
+        ("import sys\nprint('said', file=sys.stderr)", 60, None, True),
+        ("raise ValueError('too | few')", 60, "ValueError: too | few", True),
+        ("import time; time.sleep(60)", 2, "CellTimeoutError: A cell timed out", False),
+        ("import os; os._exit(1)", 60, "DeadKernelError: Kernel died", False),
+    ],
+)
+def test_every_notebook_gets_a_verdict(runner, tmp_path, monkeypatch, cell, timeout, reason, asked):
+    monkeypatch.setattr(runner, "OUT", tmp_path)
+    found = runner.run(notebook(tmp_path, "pass", cell), timeout)
+    assert found["passed"] == (reason is None)
+    assert (found["error"] is None) if reason is None else found["error"].startswith(reason)
+    assert ("peak_host_gib" in found) == asked
+    assert found.get("cell") == (None if reason is None else 3)
+
+
+def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, tmp_path):
+    cell = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos._exit(1)"
+    path = notebook(tmp_path, cell)
+    found = runner.run_apart(path, 60, 3)
+    assert not found["passed"] and found["error"].startswith("its process ended with -9")
+    assert found["notebook"] == "99_trial" and found["at_once"] == 3
+    assert found["code"] == common.code_hash(path) and found["helpers"] == HELPERS
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_the_longest_notebooks_start_first_and_others_verdicts_stay(
+    runner, tmp_path, monkeypatch, jobs, capsys
+):
+    started = []
+
+    def run_apart(path, timeout, at_once):
+        assert (timeout, at_once) == (3600, jobs)
+        started.append(path.name[:2])
+        return verdict(path.stem, passed=path.name[:2] != "06")
+
+    monkeypatch.setattr(runner, "run_apart", run_apart)
+    # One after the other, so that the order of starting can be seen.
+    monkeypatch.setattr(runner, "ThreadPoolExecutor", lambda jobs: _executor(1))
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["notebooks.py", "--jobs", str(jobs)])
+    common.save("notebooks", {"notebooks": [verdict("98_other")]})
+    with pytest.raises(SystemExit) as ended:
+        runner.main()
+    names = sorted(path.stem for path in (KIT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    assert sorted(started) == [name[:2] for name in names]
+    assert started == sorted(started) if jobs == 1 else started[:4] == ["07", "06", "00", "05"]
+    saved = json.loads((tmp_path / "notebooks.json").read_text(encoding="utf-8"))
+    assert [one["notebook"] for one in saved["notebooks"]] == [*names, "98_other"]
+    assert ended.value.code == 1
+    assert sum(line.startswith("{") for line in capsys.readouterr().out.split("\n")) == len(names)
+
+
+def _executor(workers: int):
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(workers)
+
+
+# ----------------------------------------------------------------------------------- putting together
+def test_each_part_keeps_its_own_origin_and_the_head_names_both_days(kit):
+    other = H100 | {"date": "2026-01-09"}
+    kit.write(speed=SPEED | {"run": other}, grid={"points": [POINT], "context_gib": 0.8})
+    results, readme = kit.run()
+    assert results["grid"]["run"] == H100 and results["speed"]["run"] == other
+    assert "date" not in results
+    assert "Measured between 2026-01-02 and 2026-01-09 on one NVIDIA H100, limited" in readme
+    (kit.results / "grid.json").unlink()
+    assert kit.run()[0]["grid"] == results["grid"]
+    kit.write(speed=SPEED)
+    assert "Measured on 2026-01-02 on one NVIDIA H100, limited" in kit.run()[1]
+
+
+def test_results_from_before_parts_had_dates_keep_the_date_of_all(kit):
+    old = {"date": "2025-12-31", "machine": MACHINE, "speed": SPEED}
+    collect.FILE.write_text(json.dumps(old), encoding="utf-8")
+    results, readme = kit.run()
+    assert results["date"] == "2025-12-31" and "run" not in results["speed"]
+    assert "between 2025-12-31 and 2026-01-02" in readme
+
+
+def test_the_planners_word_stands_beside_each_peak(kit):
+    no_room = {"model": POINT["model"], "r": 1, "fits": False, "loading": True}
+    kit.write(grid={"points": [POINT, no_room], "context_gib": 0.8, "failed": []})
+    results, readme = kit.run()
+    found = results["grid"]["points"][0]["predicted_gib"]
+    assert found == round(common.predicted_gib(POINT), 3)
+    off = 100 * abs(found / 4.652 - 1)
+    assert (
+        f"| memory planner against measured peaks | 1 points, off by at most {off:.1f} %" in readme
+    )
+    # Edited results, or another planner, do not pass.
+    collect.check(results, readme, readme)
+    results["grid"]["points"][0]["predicted_gib"] += 0.1
+    with pytest.raises(SystemExit, match="planner"):
+        collect.check(results, readme, readme)
+    with pytest.raises(SystemExit, match="table"):
+        collect.check({}, readme, readme + " ")
+
+
+def test_notebooks_replace_those_of_the_same_name(kit):
+    names = ["01_environment", "05_train", "06_evaluate"]
+    kit.write(notebooks={"notebooks": [verdict(name) for name in names] + [verdict("90_gone")]})
+    kit.run()
+    new = verdict("05_train", passed=False, error="ValueError: no | rows\nin full", at_once=1)
+    kit.write(notebooks={"at_once": 4, "notebooks": [new, verdict("02_load_in_4bit")]})
+    results, readme = kit.run()
+    books = results["notebooks"]["notebooks"]
+    assert list(results["notebooks"]) == ["notebooks"]
+    assert [one["notebook"][:2] for one in books] == ["01", "02", "05", "06"]
+    assert books[2] == new
+    assert "| 3 of 4; 05 did not: ValueError: no / rows |" in readme
+    assert results["not_run"]["notebook 05_train"] == "ValueError: no / rows"
+
+
+def test_the_readme_says_what_changed_since_the_notebooks_ran(kit):
+    def said(*books) -> str:
+        kit.write(notebooks={"notebooks": books})
+        return next(line for line in kit.run()[1].split("\n") if "top to bottom" in line)
+
+    current = verdict("05_train"), verdict("06_evaluate")
+    assert said(*current).endswith("| 2 of 2 |")
+    older = verdict("05_train", code="x", helpers="x")
+    assert said(older, current[1]).endswith("| 2 of 2; code changed since in 05 |")
+    later = [one | {"helpers": "x"} for one in current]
+    assert said(*later).endswith("| 2 of 2; helpers changed since |")
+    # The process that was to give a verdict died, in an older form of the results.
+    dead = {"notebook": "05_train", "passed": False, "error": ""}
+    assert "1 of 2; 05 did not: no reason; code changed since in 05 |" in said(dead, current[1])
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "row"),
+    [
+        ("speed", {"failures": ["course: no | room"]}, "| did not run: course: no / room |"),
+        ("speed", {"course": {"training": []}}, "| training speed | did not run: no result |"),
+        (
+            "t4_kernels",
+            {"failures": ["workload: x"], "seconds": None},
+            "| did not run: workload: x |",
+        ),
+        ("t4_kernels", {"kernels": [], "failures": []}, "(sm_75) | did not run: no result |"),
+        (
+            "agree",
+            {"failures": ["adapter: x"], "padding": None},
+            "the CPU | did not run: adapter: x |",
+        ),
+        (
+            "grid",
+            {"points": [], "context_gib": None, "context_reason": "busy"},
+            "| did not run: busy |",
+        ),
+        ("grid", {"points": [], "failed": [["x", 4, "killed"]]}, "were not measured | 1 |"),
+        ("binaries", {"failures": ["no code for sm_75"]}, "| did not run: no code for sm_75 |"),
+        (
+            "probes",
+            {"probes": [], "failures": ["Triton kernel: x"], "differing": []},
+            "| measured |",
+        ),
+    ],
+)
+def test_a_part_that_failed_is_told_with_its_reason(kit, part, content, row):
+    kit.write(**{part: content})
+    results, readme = kit.run()
+    assert row in readme
+    for failure in content.get("failures", []):
+        assert results["not_run"][part] == failure.replace("|", "/")
+    if "failed" in content:
+        assert results["not_run"]["grid: x, r = 4"] == "killed"
+    if part == "grid":
+        assert results["not_run"]["CUDA context"] == content.get("context_reason", "no result")
+
+
+def test_nothing_is_written_where_no_table_can_be_made(kit):
+    kit.write(machine={"gpu": "x"})
+    before = kit.readme.read_text()
+    with pytest.raises(KeyError):
+        collect.main()
+    assert kit.readme.read_text() == before and not collect.FILE.exists()
+
+
+def test_other_versions_than_the_pins_are_disclosed(kit):
+    rows = [
+        {"package": name, "pinned": "1", "found": found}
+        for name, found in (("numpy", "2"), ("six", "2"), ("uv", None), ("tokenizers", "2"))
+    ]
+    kit.write(probes={"probes": [], "differing": rows, "failures": []})
+    kit.write(speed=SPEED)
+    results, readme = kit.run()
+    sentence = (
+        "3 packages came from the machine's image in other versions than the pins, among them "
+        "numpy, tokenizers"
+    )
+    assert f"{sentence}." in " ".join(readme.split())
+    assert results["not_run"]["every package in its pinned version"] == sentence
+
+
+def test_speed_is_told_as_multiples_with_the_range_of_the_rounds(kit):
+    kit.write(speed=SPEED, grid={"points": [POINT], "context_gib": 0.8})
+    _, readme = kit.run()
+    others = "Transformers, PEFT and TRL alone"
+    own, eight = "each way's own rows at once", "training, 8 rows of"
+    for what, found in {
+        f"{eight} 192 tokens a step, {own} (8, 2, 2)": (
+            "5,300 tokens/s at 4.5 GiB: 5.3 × the homework's cell (4.3 GiB), "
+            f"7.6 × {others} (5.3 GiB)"
+        ),
+        f"{eight} 2048 tokens a step, {own} (2, 2, 2)": (
+            "9,180 tokens/s at 5.0 GiB: same work as the homework's cell, ratio 1.02, "
+            f"1.91 × {others} (9.1 GiB)"
+        ),
+        f"{eight} 2048 tokens a step, the same 4 rows at once": (
+            "9,000 tokens/s at 5.4 GiB: 1.00 (0.97 to 1.03) × the homework's cell (5.4 GiB), "
+            f"{others} do not fit"
+        ),
+        "answering, 100 tokens each: 16 prompts in batches, 4 in the homework's loop": (
+            "242 tokens/s at 11.0 GiB in batches, 21 at 4.7 GiB in the loop"
+        ),
+    }.items():
+        assert f"| {what} | {found} |" in readme
+    said = " ".join(readme.split())
+    assert "come from more rows at once, not from faster arithmetic" in said
+    assert "reached only with long rows: 0.55 of it with 2048 tokens." in said
+    assert "With others it is 0.85 of it with 192 tokens," in said
+    assert "3.6 GiB in either way, are 0.69 of it with 192 tokens." in said
+
+
+def test_ways_without_a_number_are_told(kit):
+    no_room = {"rows_at_once": 8, "fits": False}
+    homework = way(2, 1000, 4.3)
+    training = [
+        shape(192, "own", no_room, homework, homework),
+        {"tokens": 512, "kind": "own", "ways": {"unsloth": homework}},
+        {"tokens": 1000, "kind": "own", "ways": {"course": way(8, 3000, 4.0)}},
+    ]
+    kit.write(speed={"training": training, "generation": {}, "failures": ["plain: ended"]})
+    _, readme = kit.run()
+    assert "(8, 2, 2) | the course's way does not fit |" in readme
+    assert "(–, 2, –) | did not run: plain: ended |" in readme
+    assert "3,000 tokens/s at 4.0 GiB: the homework's cell: no result, Transf" in readme
+    assert "| answering speed | did not run: plain: ended |" in readme
+
+
+# ------------------------------------------------------------------------------ the two shell scripts
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the two scripts, and a `python3` and a `uv` that only note what they were asked."""
+    (tmp_path / "tests" / "gpu").mkdir(parents=True)
+    for name in ("run.sh", "pack.sh"):
+        shutil.copy(GPU / name, tmp_path / "tests" / "gpu")
+    shutil.copy(KIT / "requirements-local.txt", tmp_path)
+    programs = {
+        "python3": 'echo "$@" >> calls',
+        # Only bitsandbytes' libraries matter.
+        "uv": "mkdir -p build/gpu/site/bitsandbytes build/gpu/site/empty/__pycache__\n"
+        "for name in cuda128 cuda130 cuda13 cpu; do\n"
+        "  echo $name > build/gpu/site/bitsandbytes/libbitsandbytes_$name.so\ndone",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, script in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    kept = {k: v for k, v in os.environ.items() if k not in ("MODELS", "CUDA", "PYTHON_VERSION")}
+
+    def sh(script: str, *arguments: str, **environment):
+        path = f"{tmp_path}/bin:{os.environ['PATH']}"
+        environment = kept | {"PATH": path, "COURSE_SCRATCH": f"{tmp_path}/scratch"} | environment
+        return subprocess.run(
+            [tmp_path / "tests" / "gpu" / script, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return SimpleNamespace(folder=tmp_path, sh=sh)
+
+
+def make_archive(folder: Path, content: str) -> None:
+    (folder / "build").mkdir(exist_ok=True)
+    (folder / "content").write_text(content)
+    with tarfile.open(folder / "build" / "gpu-site-packages.tar.xz", "w:xz") as archive:
+        archive.add(folder / "content", "unsloth")
+
+
+def test_the_archive_is_unpacked_once_and_anew_when_it_differs(checkout):
+    site = checkout.folder / "scratch" / "site"
+    done = checkout.sh("run.sh", "probes")
+    assert done.returncode == 1 and "pack.sh" in done.stderr
+    for content in ("first", "second"):
+        make_archive(checkout.folder, content)
+        done = checkout.sh("run.sh", "probes")
+        assert done.returncode == 0, done.stderr
+        assert (site / "unsloth").read_text() == content
+    (site / "unsloth").write_text("kept")
+    checkout.sh("run.sh", "probes")
+    assert (site / "unsloth").read_text() == "kept"
+    # What an older run.sh left when it was cut off: a folder without a stamp.
+    (site / ".archive").unlink()
+    checkout.sh("run.sh", "probes")
+    assert (site / "unsloth").read_text() == "second"
+
+
+def test_an_archive_that_is_cut_off_is_not_taken_for_a_whole_one(checkout):
+    make_archive(checkout.folder, "first" * 10000)
+    archive = checkout.folder / "build" / "gpu-site-packages.tar.xz"
+    archive.write_bytes(archive.read_bytes()[:-20])
+    for _ in range(2):
+        assert checkout.sh("run.sh", "probes").returncode != 0
+    assert not (checkout.folder / "scratch" / "site").exists()
+    assert not (checkout.folder / "calls").exists()
+
+
+def test_models_are_made_where_they_are_missing_and_then_everything_runs(checkout):
+    make_archive(checkout.folder, "first")
+    models = checkout.folder / "models"
+    (models / "llama-wide-bnb-4bit").mkdir(parents=True)
+    (models / "llama-2-7b-bnb-4bit.half").mkdir()
+    done = checkout.sh("run.sh", MODELS=str(models))
+    assert done.returncode == 0, done.stderr
+    calls = (checkout.folder / "calls").read_text().splitlines()
+    scripts = [call.split()[0].removeprefix("tests/gpu/") for call in calls]
+    assert calls[0].endswith(f"make_llama.py {models} llama-2-7b")
+    assert calls[1].endswith(f"make_llama.py {models} llama-3.2-3b")
+    assert scripts[2:] == [
+        *("common.py", "probes.py", "speed.py", "grid.py", "t4_kernels.py", "agree.py"),
+        *("notebooks.py", "collect.py"),
+    ]
+    done = checkout.sh("run.sh", "notebooks", "05", "--jobs", "2", MODELS=str(models))
+    last = (checkout.folder / "calls").read_text().splitlines()[-1]
+    assert last == "tests/gpu/notebooks.py 05 --jobs 2"
+
+
+def test_packing_leaves_results_and_one_cuda_library(checkout):
+    results = checkout.folder / "build" / "gpu" / "results" / "speed.json"
+    results.parent.mkdir(parents=True)
+    results.write_text("{}")
+    done = checkout.sh("pack.sh", CUDA="13")
+    assert done.returncode == 0, done.stderr
+    assert results.exists()
+    with tarfile.open(checkout.folder / "build" / "gpu-site-packages.tar.xz") as archive:
+        names = {Path(name).name for name in archive.getnames()}
+    assert {"libbitsandbytes_cuda13.so", "libbitsandbytes_cpu.so"} <= names
+    assert not names & {"libbitsandbytes_cuda130.so", "libbitsandbytes_cuda128.so", "__pycache__"}
+
+
+def test_packing_names_the_cuda_libraries_there_are(checkout):
+    done = checkout.sh("pack.sh", CUDA="999")
+    assert done.returncode == 1
+    assert "no library for CUDA=999; it has: 13 128 130" in done.stderr
+
+
+def test_packing_refuses_a_package_that_the_lock_does_not_have(checkout):
+    lock = checkout.folder / "requirements-local.txt"
+    lock.write_text(lock.read_text().replace("\npexpect==", "\nother=="))
+    done = checkout.sh("pack.sh")
+    assert done.returncode == 1 and "pexpect is not in requirements-local.txt" in done.stderr
