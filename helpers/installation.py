@@ -22,7 +22,6 @@ COLABS_OWN = ("UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_OVERRIDE", "UV_PRERELE
 # Lines of uv and pip that tell how far they are.
 PROGRESS = re.compile(r"\s*(Downloading|Downloaded|Prepared|Installing|Installed|Successfully)\b")
 AGAIN = "Run this cell again; what is already installed stays."
-NEW_COPY = locks.NEW_COPY
 # Packages that were replaced while they were loaded: only a restart brings the new version.
 _stale: set[str] = set()
 
@@ -47,7 +46,7 @@ NETWORK = Reason(
 DAMAGED = Reason(
     r"do not match the hashes|hash mismatch",
     "A file is not the one that was pinned: the download was damaged, or the list was edited.",
-    f"{AGAIN} If that does not help: {NEW_COPY[0].lower()}{NEW_COPY[1:]}",
+    f"{AGAIN} If that does not help, start anew. {locks.NEW_COPY}",
 )
 # The first that fits is taken.
 REASONS = [
@@ -55,7 +54,7 @@ REASONS = [
     Reason(
         r"hashes are required|require-hashes|required to have hashes|couldn't parse|invalid requirement",
         "The list of pinned packages was edited: an entry is not complete.",
-        NEW_COPY,
+        locks.NEW_COPY,
     ),
     Reason(
         r"no space left|disk quota",
@@ -107,7 +106,7 @@ def bring(packages: list[str]) -> None:
         raise CourseError(
             f"The list asks for another {', '.join(asked)} than the one that is here; nothing was changed.",
             "Other packages on this machine are built for the version that is here.",
-            f"{NEW_COPY} On your own machine run `make lab`: it makes a folder of its own.",
+            f"{locks.NEW_COPY} On your own machine run `make lab`: it makes a folder of its own.",
         )
     loaded = {name: installed_version(name) for name in packages if _loaded(name)}
     print(f"Installing {len(packages)} packages: {', '.join(packages)} …", flush=True)

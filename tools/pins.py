@@ -83,6 +83,8 @@ def main() -> None:
     kept = [f"{name}=={image[name]}" for name in locks.UNTOUCHED if name in image]
     kept.append(f"Python {target.python}")
     notes = ["Install with --no-deps --require-hashes.", f"proven with {', '.join(kept)}"]
+    libraries = [f"{name}=={image[name]}" for name in sorted(image) if name.startswith("nvidia-")]
+    notes += [f"NVIDIA's libraries on that image: {', '.join(libraries)}"] if libraries else []
 
     # The model packages as on Colab; Jupyter and the test tools as before, unless something asks for newer.
     prefer = locks.pins(ROOT / "requirements-local.txt")

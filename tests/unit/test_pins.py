@@ -67,6 +67,8 @@ def test_where_the_local_lock_cannot_be_resolved_neither_is_written(kit):
 def test_the_lock_of_this_kit_says_with_which_python_it_was_proven():
     text = (KIT / "requirements-colab.txt").read_text(encoding="utf-8")
     assert f", Python {locks.images()[NEWEST]['python']}\n" in text
+    cudnn = locks.images()[NEWEST]["packages"]["nvidia-cudnn-cu12"]
+    assert f"nvidia-cudnn-cu12=={cudnn}" in text
 
 
 @pytest.mark.parametrize("label", ["a/../../zz", "..", "newest", "2026/07", ""])
