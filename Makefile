@@ -54,10 +54,10 @@ badges: $(READY)
 
 # make pins [IMAGE=label or pip-freeze.txt]: resolve the lock files anew, show what changed, run the tests.
 pins: $(READY)
-	$(PY) tools/pins.py $(IMAGE)
+	$(PY) tools/pins.py $(IMAGE) $(if $(IMAGE_PYTHON),--python $(IMAGE_PYTHON))
 	$(MAKE) test
 
-# make drift IMAGE=label or pip-freeze.txt [LOCK=file]: does the lock still hold there?
+# make drift IMAGE=label or pip-freeze.txt [IMAGE_PYTHON=3.13] [LOCK=file]: does the lock still hold there?
 drift: $(READY)
 	$(PY) tools/drift.py $(IMAGE) $(if $(LOCK),--lock $(LOCK)) $(if $(IMAGE_PYTHON),--python $(IMAGE_PYTHON))
 

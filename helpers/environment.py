@@ -119,7 +119,7 @@ def gpu() -> dict[str, str]:
         answer = subprocess.run(
             command, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=False
         )
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, OSError):
         return {"GPU": NO_ANSWER}
     values = answer.stdout.strip().splitlines()[:1]
     if answer.returncode or not values:

@@ -136,16 +136,15 @@ def warnings_for(choice: Choice) -> list[str]:
         found.append("lora_dropout > 0 leaves Unsloth's fast path: training gets slower.")
     scale = lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora)
     if scale > 2:
-        found.append(
-            f"The update is scaled by {scale:g}. Above 2, training often becomes unstable."
-        )
+        found.append(f"The update is scaled by {scale:g}. Above 2, training can become unstable.")
     steps = count_steps(MAX_CONVERSATIONS, choice)
     if choice.r > 2 * steps:
         # Measured with lora.directions_for on the adapter of notebook 05: r = 16, the small model. The average
         # over its 30 blocks is 2.0 for v_proj and 5.7 for gate_proj, the others lie between.
         found.append(
             f"r = {choice.r} is far more than the {steps} updates that {MAX_CONVERSATIONS} conversations give. "
-            "Of an r = 16 adapter trained on them, 2 to 6 directions on average carried 90 % of a layer's change."
+            "In a small model's r = 16 adapter trained on them, 2 to 6 directions on average carried 90 % of a "
+            "layer's change."
         )
     return found
 
@@ -210,7 +209,7 @@ def describe(plan: Plan, tokens_per_minute: float | None = None) -> str:
         change = smallest_change(plan)
         verdict = "does not fit on a T4" + (f"; it would with {change[0]}" if change else "")
     rows = "1 row" if plan.rows_at_once == 1 else f"{plan.rows_at_once} rows"
-    derived = "" if c.micro_batch else " (what fits)"
+    derived = "" if c.micro_batch else " (chosen for you)"
     short, long = plan.minutes
     time = f"{short:.0f} to {long:.0f} min on a T4, by arithmetic alone"
     if tokens_per_minute:

@@ -5,9 +5,7 @@ Needs only the standard library. Where `packaging` is to be had (pip carries a c
 
 import json
 import os
-import platform
 import re
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -49,11 +47,6 @@ def need_python(python: str) -> None:
     if not python_ok(python):
         why = f"The course's packages are proven with Python {', '.join(PYTHONS)}."
         raise CourseError(f"This is Python {python}.", why, OTHER_PYTHON)
-
-
-# What follows cannot even be read by an older one.
-if sys.version_info < (3, 10):  # noqa: UP036
-    need_python(platform.python_version())
 
 
 class Unmet(NamedTuple):

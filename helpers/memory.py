@@ -30,9 +30,10 @@ MLP = {"gate_proj", "up_proj", "down_proj"}
 # What the allocator and small tensors add. Fitted.
 ALLOCATOR_GIB = 0.13
 
-# In 16 bits Unsloth moves the input embedding to the host when a step's reserve does not fit beside weights
-# and adapter: for Llama-2-7B, r = 16 and 2048 tokens this much (unsloth_zoo, estimate_training_reserve_bytes).
-RESERVE_GIB = 1.5
+# In 16 bits Unsloth moves the input embedding to the host when what it reserves for a step does not fit beside
+# weights and adapter. The reserve, in bytes: 48 a token and hidden number, 4 a logit, 16 a trained parameter, then a
+# sixteenth more and 256 MiB, for one row of the course's 2048 tokens (unsloth_zoo, estimate_training_reserve_bytes).
+RESERVED_TOKENS = 2048
 
 # Without Unsloth's fused loss the logits exist several times: 16-bit and float32 values, their softmax
 # and its gradients, in all about this many bytes a logit. Fitted to the peaks of Transformers, PEFT and TRL.
@@ -74,8 +75,12 @@ class Estimate:
         return self.total + self.context <= gib
 
 
-def weight_gib(config: "PretrainedConfig | str", bits: int = 4) -> float:
-    """The model's weights in GiB. In 4 bits only the projections are quantised; the rest is 16-bit."""
+def weight_gib(config: "PretrainedConfig | str", bits: int = 4, rest_bits: int = 16) -> float:
+    """The model's weights in GiB.
+
+    In 4 and 8 bits only the projections are quantised. The rest has ``rest_bits``: 16, or 32 on a processor
+    that does not compute with bfloat16.
+    """
     if bits not in (4, 8, 16, 32):
         raise CourseError(
             f"{bits} bits are not a known precision.",
@@ -91,7 +96,7 @@ def weight_gib(config: "PretrainedConfig | str", bits: int = 4) -> float:
     rows = config.num_hidden_layers * sum(n_out for _, n_out in shapes)
     # 8 bits: one byte a number and a float32 scale for each output row (Dettmers et al. 2022).
     packed = quantised * BYTES_PER_NF4 if bits == 4 else quantised + 4 * rows
-    return (packed + 2 * (total - quantised)) / GIB
+    return (packed + (total - quantised) * rest_bits / 8) / GIB
 
 
 def estimate(
@@ -150,7 +155,8 @@ def estimate(
         weights += 3 * vocabulary if load_in_4bit else 0
     elif not load_in_4bit and not config.tie_word_embeddings:
         room = T4_MEMORY_GIB - CUDA_CONTEXT_GIB - weights - 4 * trained / GIB
-        weights -= vocabulary if room < RESERVE_GIB else 0
+        reserve = RESERVED_TOKENS * (48 * config.hidden_size + 4 * config.vocab_size) + 16 * trained
+        weights -= vocabulary if room < 17 / 16 * reserve / GIB + 1 / 4 else 0
     overhead = ALLOCATOR_GIB
     if load_in_4bit:
         largest = max(n_in * n_out for n_in, n_out in lora.projection_shapes(config).values())

@@ -1,6 +1,7 @@
 """Choose and order conversations by a sort key; keep the chosen ids for training."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -170,29 +171,33 @@ def shuffled_answers(rows: "Dataset", seed: int = SEED) -> "Dataset":
     """The same questions and the same answers, but each question with an answer of another row.
 
     A control: the form of the answers can still be learned from it, but nothing that ties an answer to its
-    question. Ids get the ending ``-shuffled``. Of rows with several answers the last one moves.
+    question. Ids get the ending ``-shuffled``.
 
     Raises:
-        CourseError: there is only one row.
+        CourseError: one row holds more than half of all answers, so that some would stay in it.
     """
-    if len(rows) < 2:
-        raise CourseError(
-            "One row has no other to exchange its answer with.",
-            "Shuffling needs at least two.",
-            "Choose more conversations in notebook 04.",
-        )
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
-    # Along this random circle each row gives its answer to the next: none keeps its own.
-    giver = dict(zip(order, [*order[1:], order[0]], strict=True))
-    answers = [messages[-1] for messages in rows["conversations"]]
-    return type(rows).from_list(
-        [
-            {
-                "id": f"{row['id']}-shuffled",
-                "conversations": [*row["conversations"][:-1], answers[giver[i]]],
-                "score": row["score"],
-            }
-            for i, row in enumerate(rows)
-        ]
-    )
+    # All answers in a circle, those of a row side by side, in random order of the rows. Each moves on by as
+    # many places as the row with most answers has: so none stays in its row.
+    places = [
+        (i, turn)
+        for i in order
+        for turn, message in enumerate(rows[i]["conversations"])
+        if message["role"] == "assistant"
+    ]
+    shift = max(Counter(i for i, _ in places).values(), default=0)
+    if not places or 2 * shift > len(places):
+        raise CourseError(
+            "The answers of one row cannot all go to other rows.",
+            "Shuffling needs at least two rows, and no row with more than half of all answers.",
+            "Choose more conversations in notebook 04.",
+        )
+    shuffled = rows.to_list()
+    for (giver, turn), (taker, place) in zip(
+        places, [*places[shift:], *places[:shift]], strict=True
+    ):
+        shuffled[taker]["conversations"][place] = rows[giver]["conversations"][turn]
+    for row in shuffled:
+        row["id"] += "-shuffled"
+    return type(rows).from_list(shuffled)

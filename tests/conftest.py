@@ -14,6 +14,8 @@ os.environ.setdefault("COURSE_SIZE", "test")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+# The uv of this environment is the one that tests use.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 Uses Google's command `colab` (package google-colab-cli, signed in before). Each notebook gets a machine of its
 own, as a student's does, and the executed copies come back to build/colab. The command goes on after a cell
 that failed and ends without an error, so the copy is searched: exits with 1 and shows the cell if one failed
-or was not reached. The machine is given back in any case. A notebook downloads the course at the release's
+or was not reached. The machine is given back in any case, after `--minutes` at the latest. A notebook downloads the course at the release's
 tag; `--ref BRANCH` makes the copy take another branch or tag, to try a version before its release. Written from
-the command's documentation and source (version 0.6); it was not run against Google when it was written.
+the command's documentation and source (version 0.7.5); it was not run against Google when it was written.
 """
 
 import argparse
@@ -23,12 +23,16 @@ NOTEBOOKS, OUT = ROOT / "notebooks", ROOT / "build" / "colab"
 SECONDS_A_CELL = 3600
 
 
-def colab(*arguments: str | Path) -> int:
-    """Run `colab`; its exit code."""
-    return subprocess.run(["colab", *map(str, arguments)], check=False).returncode
+def colab(*arguments: str | Path, seconds: float | None = None) -> int | None:
+    """Run `colab`; its exit code, or None where it was still running after so many seconds."""
+    command = ["colab", *map(str, arguments)]
+    try:
+        return subprocess.run(command, timeout=seconds, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return None
 
 
-def run(path: Path, gpu: str, ref: str | None) -> str:
+def run(path: Path, gpu: str, ref: str | None, minutes: float) -> str:
     """Execute one notebook on a machine of its own; what went wrong, or nothing."""
     session = f"lora-course-{path.stem[:2]}"
     copy = OUT / path.name
@@ -41,15 +45,20 @@ def run(path: Path, gpu: str, ref: str | None) -> str:
     if ref:
         point_at(bare, path.name, release()[0], ref)
     nbformat.write(bare, copy)
+    # `colab new` forgets a machine of the same name, which then could not be given back.
+    colab("stop", "-s", session)
     if colab("new", "-s", session, "--gpu", gpu):
         return (
             f"no machine with a {gpu}: the free quota may be used up, or `colab` is not signed in"
         )
     try:
-        code = colab("exec", "-s", session, "-f", copy, "--timeout", SECONDS_A_CELL)
+        # Its own --timeout does not end a cell that hangs.
+        command = ("exec", "-s", session, "-f", copy, "--timeout", SECONDS_A_CELL)
+        code = colab(*command, seconds=60 * minutes)
     finally:
         given_back = colab("stop", "-s", session) == 0
-    wrong = [f"`colab exec` ended with code {code}"] if code else []
+    ended = "did not end in time" if code is None else f"ended with code {code}"
+    wrong = [f"`colab exec` {ended}"] if code != 0 else []
     if not executed.exists():
         wrong.append("`colab exec` brought no notebook back")
     elif found := failure(nbformat.read(path, as_version=4), nbformat.read(executed, as_version=4)):
@@ -80,6 +89,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="such as 05 (default: all)")
     parser.add_argument("--gpu", default="T4")
     parser.add_argument("--ref", help="branch or tag to test (default: the release's)")
+    parser.add_argument("--minutes", type=float, default=90, help="for one notebook (90)")
     asked = parser.parse_args()
     if not shutil.which("colab"):
         sys.exit(
@@ -93,7 +103,7 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     failed = 0
     for path in paths:
-        wrong = run(path, asked.gpu, asked.ref)
+        wrong = run(path, asked.gpu, asked.ref, asked.minutes)
         failed += bool(wrong)
         print(f"{'[FAILED]' if wrong else '[OK]    '} {path.stem} {wrong}", flush=True)
     sys.exit(1 if failed else 0)

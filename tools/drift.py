@@ -75,9 +75,14 @@ def read_image(image: str, python: str | None) -> Target:
     path = Path(image)
     if not path.is_file():
         sys.exit(f"{image} is neither a file nor a known image. Known: {', '.join(known)}")
-    beside = path.with_name(path.name.replace("pip-freeze", "os-info"))
-    if python is None and (beside == path or not beside.is_file()):
-        sys.exit(f"Which Python has {image}? Say so with --python, for example: --python 3.13")
+    # Google's own names are pip-freeze.gpu.txt and os-info-gpu.txt.
+    name = path.name.replace("pip-freeze", "os-info")
+    places = [path.with_name(name), path.with_name(name.replace(".gpu", "-gpu"))]
+    beside = next((place for place in places if place != path and place.is_file()), None)
+    if python is None and beside is None:
+        sys.exit(
+            f"Which Python has {image}? Say so with --python 3.13, or with make: IMAGE_PYTHON=3.13"
+        )
     return Target(path.name, python or read_python(beside), read_freeze(path))
 
 
@@ -101,7 +106,8 @@ def report(pins: list[str], target: Target) -> list[dict]:
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps"]
         command += ["--ignore-installed", "--target", folder, "--report", "-"]
         command += ["--disable-pip-version-check", "--only-binary", ":all:"]
-        command += ["--python-version", target.minor]
+        # uv has judged Requires-Python by the image's Python; pip would by the one that runs it.
+        command += ["--python-version", target.minor, "--ignore-requires-python"]
         for platform in PLATFORMS:
             command += ["--platform", platform]
         done = subprocess.run([*command, *pins], capture_output=True, text=True, check=False)
@@ -133,6 +139,8 @@ def resolve(wanted: list[str], target: Target, *options: str) -> dict[str, str]:
     done = subprocess.run(
         command, input="\n".join(wanted), capture_output=True, text=True, check=False
     )
+    if "Couldn't parse requirement" in done.stderr:
+        sys.exit(f"This is no pin: {done.stderr}")
     # 1: nothing fits. But uv ends with 1 also where an index refused it or the network is switched off.
     refused = re.search(r"^hint: (An index|Packages were unavailable)", done.stderr, re.MULTILINE)
     if done.returncode not in (0, 1) or refused:
@@ -176,12 +184,13 @@ def mend_asking(package: str, name: str, target: Target) -> str:
     return f"{package} {newest}, its newest, asks for {needs} too: stay on an image that has it"
 
 
-def mend_missing(pin: str, target: Target) -> str:
-    """The newest release of a package that has a file for the image's Python."""
+def mend_missing(pin: str, everybody: list[str], target: Target) -> str:
+    """The newest release of a package that has a file for the image's Python and suits all who ask for it."""
     name = pin.split("==")[0]
-    fitting = resolve([name], target, "--no-deps")
+    fitting = resolve([name, *everybody], target, "--no-deps")
     if name not in fitting:
-        return f"no release of {name} has a file for Python {target.minor}"
+        suits = f" and satisfies {' and '.join(everybody)}" if everybody else ""
+        return f"no release of {name} has a file for Python {target.minor}{suits}"
     return f"pin {name}=={fitting[name]}, the newest with a file for Python {target.minor}"
 
 
@@ -206,6 +215,12 @@ def conflicts(target: Target) -> tuple[list[Conflict], list[locks.Unmet]]:
         if theirs and name in target.hashes and theirs not in target.hashes[name]:
             address = file["download_info"]["url"].rsplit("/", 1)[-1]
             found.append(Conflict(f"{address}: the lock does not have its hash", "run `make pins`"))
+    # A bare list of pins has none at all.
+    unhashed = [name for name in files if target.hashes and name not in target.hashes]
+    found += [
+        Conflict(f"{name}=={target.lock[name]}: the lock has no hash of it", "run `make pins`")
+        for name in unhashed
+    ]
     requires = {name: one["metadata"].get("requires_dist", []) for name, one in files.items()}
     asking: dict[str, list[locks.Unmet]] = {}
     for one in locks.unmet(requires, target.version, target.python):
@@ -215,13 +230,17 @@ def conflicts(target: Target) -> tuple[list[Conflict], list[locks.Unmet]]:
     for one in locks.unmet(requires, lambda _: None, target.python):
         everything.setdefault(one.dependency, set()).add(one.requirement)
     reasons = locks.exceptions(target.version)
-    serious = {name: group for name, group in asking.items() if name not in reasons}
+    absent = {pin.split("==")[0] for pin in without}
+    serious = {n: g for n, g in asking.items() if n not in reasons and n not in absent}
 
     def mend(name: str) -> str:
         return mend_unmet(serious[name], sorted(everything[name]), target)
 
     with ThreadPoolExecutor(4) as pool:
-        newer = pool.map(lambda pin: mend_missing(pin, target), without)
+        newer = pool.map(
+            lambda pin: mend_missing(pin, sorted(everything.get(pin.split("==")[0], ())), target),
+            without,
+        )
         mends = pool.map(mend, serious)
         found += [
             Conflict(f"{pin}: no file for Python {target.minor} on Linux x86_64", one)
@@ -241,10 +260,7 @@ def main() -> None:
     parser.add_argument("--python", help="the image's Python, such as 3.13")
     asked = parser.parse_args()
     target = read_image(asked.image, asked.python)
-    try:
-        target.lock = locks.pins(asked.lock)
-    except CourseError as error:
-        sys.exit(str(error))
+    target.lock = locks.pins(asked.lock)
     target.hashes = hashes(asked.lock.read_text(encoding="utf-8-sig"))
     torch = target.image.get("torch", "absent")
     print(
@@ -255,13 +271,15 @@ def main() -> None:
             print(
                 f"Note: proven with {name} {version}, the image has {target.image.get(name, 'none')}."
             )
-    if target.minor not in locks.PYTHONS:
-        print(f"Note: proven with Python {', '.join(locks.PYTHONS)}.")
     try:
         found, on_purpose = conflicts(target)
     except Unasked as error:
         print(f"The index could not be asked:\n{error}", file=sys.stderr)
         sys.exit(2)
+    if target.minor not in locks.PYTHONS:
+        what = f"Python {target.minor}: the course is proven with {', '.join(locks.PYTHONS)} and refuses others"
+        mend = "mend the rest, run `make pins` and `make replica`, then add it to PYTHONS in helpers/locks.py"
+        found.insert(0, Conflict(what, mend))
     for one in on_purpose:
         print(
             f"[OK]  left unmet on purpose: {one}. {locks.exceptions(target.version)[one.dependency]}"
@@ -269,9 +287,13 @@ def main() -> None:
     for conflict in found:
         print(conflict)
     if found:
+        print("Each is mended by itself. Then run this again: another pin may ask for more.")
         sys.exit(f"{len(found)} conflicts: this lock does not hold on {target.name}.")
     print("[OK]  Every pin has a file for this Python, and every requirement is met.")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CourseError as error:
+        sys.exit(str(error))

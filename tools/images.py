@@ -11,10 +11,12 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from helpers import locks
+from helpers.errors import CourseError
 
 FILE = ROOT / "helpers" / "images.json"
 # uv of this environment, else any other.
@@ -22,16 +24,22 @@ UV = (
     shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     or "uv"
 )
+# Colab's lists name some packages by the address of their wheel, at times PyTorch too.
+WHEEL = re.compile(r"^([A-Za-z0-9][\w.-]*) @ \S*/[^/\s]+?-(\d[^-/\s]*)-[^/\s]*\.whl", re.MULTILINE)
 
 
 def read_freeze(path: Path) -> dict[str, str]:
     """Versions of a package list; SystemExit with the reason where it is none."""
     try:
-        found = locks.versions(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         sys.exit(f"{path} could not be read: {error}")
+    found = {locks.canonical(name): unquote(version) for name, version in WHEEL.findall(text)}
+    found |= locks.versions(text)
     if "torch" not in found:
-        sys.exit(f"{path} is not a Colab package list: it has no line torch==…")
+        sys.exit(
+            f"{path} is not a Colab package list: it has no line torch==…, nor one with its wheel"
+        )
     return found
 
 
@@ -57,17 +65,21 @@ def main() -> None:
     # It becomes the name of a folder, which tools/replica.py empties.
     if not re.fullmatch(r"[0-9][\w.-]*", asked.label):
         sys.exit(f"{asked.label} is not a label: write a date or a version, such as 2026-08-19.")
-    known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    known = locks.images() if FILE.exists() else {}
     packages = dict(sorted(read_freeze(asked.freeze).items()))
     known[asked.label] = {"python": read_python(asked.os_info), "packages": packages}
     order = sorted(known, key=lambda label: re.findall(r"\d+", label), reverse=True)
-    FILE.write_text(
-        json.dumps({label: known[label] for label in order}, indent=1) + "\n", encoding="utf-8"
-    )
+    whole = json.dumps({label: known[label] for label in order}, indent=1) + "\n"
+    half = FILE.with_suffix(".half")
+    half.write_text(whole, encoding="utf-8")
+    half.replace(FILE)
     print(
         f"{asked.label}: Python {known[asked.label]['python']}, {len(known[asked.label]['packages'])} packages"
     )
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CourseError as error:
+        sys.exit(str(error))

@@ -20,6 +20,7 @@ from drift import blocks, read_image
 from images import UV
 
 from helpers import locks
+from helpers.errors import CourseError
 
 OVERRIDES = ROOT / "requirements-overrides.txt"
 # Never replaced on Colab: compiled neighbours depend on them, and numpy is loaded before any cell runs.
@@ -87,7 +88,9 @@ def main() -> None:
     notes += [f"NVIDIA's libraries on that image: {', '.join(libraries)}"] if libraries else []
 
     # The model packages as on Colab; Jupyter and the test tools as before, unless something asks for newer.
-    prefer = locks.pins(ROOT / "requirements-local.txt")
+    before = ROOT / "requirements-local.txt"
+    # Only a preference: a list that is absent or damaged is made anew.
+    prefer = locks.versions(before.read_text(encoding="utf-8")) if before.exists() else {}
     prefer |= {n: locks.versions(b)[n] for n, b in needed.items() if n not in JUPYTER}
     local = compile_lock(["requirements-colab.in", "requirements-local.in"], prefer, "3.11")
     write("requirements-colab.txt", notes, top)
@@ -96,4 +99,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CourseError as error:
+        sys.exit(str(error))

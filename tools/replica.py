@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from images import UV
 
 from helpers import locks
+from helpers.errors import CourseError
 
 OUT = ROOT / "build" / "replica"
 
@@ -112,4 +113,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CourseError as error:
+        sys.exit(str(error))

@@ -9,6 +9,7 @@ import re
 import statistics
 import sys
 import textwrap
+from collections.abc import Iterable
 
 import common
 
@@ -16,11 +17,14 @@ FILE = common.KIT / "tests" / "gpu" / "results.json"
 README = common.KIT / "README.md"
 MARKS = re.compile(r"(<!-- gpu -->\n).*?(<!-- /gpu -->)", re.DOTALL)
 PARTS = ("machine", "probes", "speed", "grid", "t4_kernels", "binaries", "agree", "notebooks")
+# On a GPU, each as a whole; the notebooks have a date each.
+MEASURED = ("probes", "speed", "grid", "t4_kernels", "agree")
 # What a GPU machine without network, and not a T4, cannot show.
 NOT_RUN = {
     "a real Tesla T4": "none was at hand: its speed, and whether kernels that compile for it also run well",
     "Llama-2-7B's weights": "the machine has no network: random weights have the same shapes, no knowledge",
     "installing on a Colab image": "the machine has an image of its own",
+    "Colab's own build of torch (cu128)": "package indexes have that version for another CUDA only (cu130)",
 }
 # What agree.py compares.
 COMPARISONS = ("padding", "layer", "labels", "adapter")
@@ -76,8 +80,7 @@ def with_predictions(points: list[dict]) -> list[dict]:
 
 def runs(results: dict) -> list[dict]:
     """Date, GPU and helpers of each measurement on a GPU; old ones have none."""
-    parts = [part for part in PARTS if part not in ("machine", "binaries", "notebooks")]
-    found = [results[part].get("run", {}) for part in parts if part in results]
+    found = [results[part].get("run", {}) for part in MEASURED if part in results]
     return found + results.get("notebooks", {}).get("notebooks", [])
 
 
@@ -146,13 +149,23 @@ def summary(results: dict) -> str:
         "attention, with a random Llama-2-7B. No T4 was used: memory carries over, speed does not. "
         f"Versions: torch {versions['torch']}, Triton {versions['triton']}, Unsloth {versions['unsloth']}."
     )
-    said = differing(results)
-    head += f" {said}." if said else ""
+    for said in (differing(results), *outdated(results)):
+        head += f" {said}." if said else ""
     lines = [paragraph(head), "", "| what | measured |", "| --- | --- |"]
     lines += [f"| {what} | {said} |" for what, said in rows(results)]
     for note in notes(results):
         lines += ["", paragraph(note)]
     return "\n".join(lines) + "\n"
+
+
+def outdated(results: dict) -> list[str]:
+    """Which parts were measured with earlier helpers, or with other versions than the head names."""
+    parts = {part: results[part].get("run", {}) for part in MEASURED if part in results}
+    older = [part for part, run in parts.items() if run.get("helpers") != common.helpers_hash()]
+    named = results["machine"]["versions"]
+    other = [part for part, run in parts.items() if run.get("versions", named) != named]
+    said = [f"Helpers have changed since {' and '.join(older)} ran"] if older else []
+    return said + ([f"Other versions in {' and '.join(other)}"] if other else [])
 
 
 def paragraph(text: str) -> str:
@@ -183,10 +196,10 @@ def notebook_rows(part: dict) -> list[tuple[str, str]]:
             ran += f"; {one['notebook'][:2]} did not: {one_line(first_line(one))}"
     changed = [one for one in books if one.get("code") != here(one["notebook"])]
     if changed:
-        ran += f"; code changed since in {', '.join(one['notebook'][:2] for one in changed)}"
+        ran += f"; cells changed since in {', '.join(one['notebook'][:2] for one in changed)}"
     helpers = common.helpers_hash()
     if any(one.get("helpers") != helpers for one in books if one not in changed):
-        ran += "; helpers changed since"
+        ran += ", with an earlier version of the helpers"
     host = max((one.get("peak_host_gib", 0) for one in books), default=0)
     gpu = max((one.get("peak_gpu_gib", 0) for one in books), default=0)
     return [
@@ -332,23 +345,20 @@ def notes(results: dict) -> list[str]:
             "of the table with the same rows at once shows the implementation alone."
         )
     shares, loaded = memory_shares(training), weights_gib(results)
-    under = {tokens: share for tokens, (share, _) in shares.items() if share <= MEMORY_SHARE}
-    over = {tokens: share for tokens, (share, _) in shares.items() if tokens not in under}
-    if over and loaded:
-        weights = {tokens: loaded / shares[tokens][1] for tokens in over}
+    if loaded and any(share > MEMORY_SHARE for share, _ in shares.values()):
         said.append(
-            f"At most {MEMORY_SHARE} of the memory of {PLAIN} is reached only with long rows: "
-            f"{listed(under) or 'with none of these'}. With others it is {listed(over)}, since the 4-bit "
-            f"weights, {loaded:.1f} GiB in either way, are {listed(weights)}."
+            f"With rows of {listed(shares)} tokens the course takes {listed(s for s, _ in shares.values())} of "
+            f"the memory of {PLAIN}. The 4-bit weights, {loaded:.1f} GiB in either way, are "
+            f"{listed(loaded / gib for _, gib in shares.values())} of it: with short rows there is little else "
+            "to save."
         )
     return said
 
 
-def listed(shares: dict[int, float]) -> str:
-    """Shares by the tokens of a row."""
-    return " and ".join(
-        f"{share:.2f} of it with {tokens} tokens" for tokens, share in shares.items()
-    )
+def listed(numbers: Iterable[float]) -> str:
+    """Numbers in a sentence; shares with two digits."""
+    *first, last = [f"{n:.2f}" if isinstance(n, float) else str(n) for n in numbers]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def memory_shares(training: list[dict]) -> dict[int, tuple[float, float]]:

@@ -53,9 +53,18 @@ def save(name: str, content: dict, **about) -> None:
 
 
 def provenance() -> dict:
-    """Date, GPU and helpers of a measurement that is made now."""
+    """Date, GPU, helpers and versions of a measurement that is made now."""
     gpu = (ask_gpu("name") or [None])[0]
-    return {"date": datetime.date.today().isoformat(), "gpu": gpu, "helpers": helpers_hash()}
+    versions = {name: _version(name) for name in PACKAGES}
+    return {"date": datetime.date.today().isoformat(), "gpu": gpu, "helpers": helpers_hash()} | {
+        "versions": versions
+    }
+
+
+def need_t4_mode() -> None:
+    """Refuse to measure what would not be within a T4's limits."""
+    if os.environ.get("COURSE_T4") != "1":
+        sys.exit("Set COURSE_T4=1: everything is measured within a T4's memory.")
 
 
 def merge(old: list[dict], new: list[dict]) -> list[dict]:

@@ -103,7 +103,10 @@ def measure(folder: str, r: int, targets: tuple, set_ups: list, fitted: bool) ->
     """All set-ups of one adapter."""
     started, four_bits = time.perf_counter(), folder.endswith("4bit")
     model, tokenizer = models.load(
-        common.MODELS / folder, max_seq_length=4096, load_in_4bit=four_bits
+        common.MODELS / folder,
+        # In 16 bits Unsloth decides by it where the input embedding goes: the course's own there.
+        max_seq_length=4096 if four_bits else presets.Choice().max_seq_length,
+        load_in_4bit=four_bits,
     )
     loaded = torch.cuda.memory_allocated() / common.GIB
     choice = presets.Choice(r=r, target_modules=targets, lora_alpha=r)
@@ -129,7 +132,7 @@ def one_case(number: int) -> None:
     release()
     reserved = torch.cuda.memory_reserved() / common.GIB
     context = common.context_gib(USED_BEFORE, common.used_gib(), reserved)
-    common.save(f"grid-{number}", {"points": points} | context)
+    common.save(f"grid-{number}", {"case": repr(case), "points": points} | context)
 
 
 def run_case(number: int) -> dict:
@@ -137,7 +140,8 @@ def run_case(number: int) -> dict:
     part = common.RESULTS / f"grid-{number}.json"
     if part.exists():
         found = json.loads(part.read_text(encoding="utf-8"))
-        if found.get("run", {}).get("helpers") == common.helpers_hash():
+        same = found.get("case") == repr(CASES[number])
+        if same and found.get("run", {}).get("helpers") == common.helpers_hash():
             return found
         part.unlink()
     done = subprocess.run([sys.executable, __file__, "--case", str(number)], check=False)
@@ -155,6 +159,7 @@ def main() -> None:
     if asked.case is not None:
         one_case(asked.case)
         return
+    common.need_t4_mode()
     contents = [run_case(0)]
     with ThreadPoolExecutor(asked.jobs) as pool:
         contents += pool.map(run_case, range(1, len(CASES)))

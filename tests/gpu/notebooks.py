@@ -110,6 +110,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(run(arguments.one, timeout)))
         return
+    common.need_t4_mode()
     paths = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if arguments.names:
         paths = [path for path in paths if path.name.startswith(tuple(arguments.names))]

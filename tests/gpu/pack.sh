@@ -1,36 +1,40 @@
 #!/usr/bin/env bash
 # Pack what a GPU machine without network lacks: `tests/gpu/pack.sh [ARCHIVE]`.
 #
-# The archive holds the site-packages that the notebooks need beside torch, transformers, datasets' pyarrow
-# and pandas, and matplotlib, which a GPU image usually has; run.sh unpacks it there. Versions are those of
-# requirements-local.txt. PYTHON_VERSION and CUDA are the GPU machine's: see README.md in this folder.
+# The archive holds the pinned packages of requirements-local.txt, without those that a GPU image has of its own
+# (PyTorch, what belongs to it, and the largest) and those that only a browser or a test needs. run.sh unpacks it
+# there. PYTHON_VERSION and CUDA are the GPU machine's: see README.md in this folder.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 archive=${1:-build/gpu-site-packages.tar.xz}
 python_version=${PYTHON_VERSION:-3.12}
 cuda=${CUDA:-130}
-packages=(
-  unsloth unsloth-zoo trl peft bitsandbytes datasets torchao cut-cross-entropy
-  dill multiprocess xxhash sacrebleu portalocker tabulate
-  colorama gguf nest-asyncio einops
-  nbclient nbformat fastjsonschema jsonschema jsonschema-specifications referencing rpds-py attrs
-  ipykernel ipython jupyter-client jupyter-core traitlets comm debugpy tornado pyzmq psutil matplotlib-inline
-  ipython-pygments-lexers jedi parso prompt-toolkit wcwidth stack-data executing asttokens pure-eval
-  pexpect ptyprocess platformdirs python-dateutil ipywidgets widgetsnbextension
-  jupyterlab-widgets
+of_the_image=(
+  setuptools wheel sympy mpmath networkx jinja2 markupsafe typing-extensions # PyTorch asks for them
+  pyarrow pandas transformers                                                # large
+)
+not_needed=(
+  jupyterlab jupyterlab-server jupyterlab-pygments jupyter-builder jupyter-events jupyter-lsp jupyter-server
+  jupyter-server-terminals notebook-shim nbconvert nbval playwright greenlet ruff uv pytest pluggy iniconfig
+  coverage hypothesis sortedcontainers babel argon2-cffi argon2-cffi-bindings arrow async-lru
+  beautifulsoup4 bleach defusedxml fqdn isoduration json5 jsonpointer lark mistune overrides pandocfilters
+  prometheus-client python-json-logger rfc3339-validator rfc3986-validator rfc3987-syntax send2trash soupsieve
+  terminado tinycss2 uri-template webcolors webencodings websocket-client cffi pycparser pydantic pydantic-core
+  annotated-types typing-inspection pytz tzdata nest-asyncio2
 )
 fail() {
   echo "$*" >&2
   exit 1
 }
-for package in "${packages[@]}"; do
+left_out=("${of_the_image[@]}" "${not_needed[@]}")
+for package in "${left_out[@]}"; do
   grep -q "^$package==" requirements-local.txt || fail "$package is not in requirements-local.txt."
 done
 # Only this folder: beside it lie results that nobody may have collected yet.
 site=build/gpu/site
 rm -rf "$site" && mkdir -p "$site"
-pattern=$(IFS='|'; echo "${packages[*]}")
-grep -oE "^($pattern)==[^ ;\\]+" requirements-local.txt > build/gpu/wanted.txt
+pattern=$(IFS='|'; echo "${left_out[*]}")
+grep -oE "^[a-z0-9-]+==[^ ;\\]+" requirements-local.txt | grep -vE "^($pattern)==" > build/gpu/wanted.txt
 uv pip install --quiet --target "$site" --no-deps --python-version "$python_version" \
   --python-platform x86_64-manylinux_2_28 --only-binary :all: -r build/gpu/wanted.txt
 rm -rf "$site"/unsloth/studio "$site"/studio "$site"/bin "$site"/debugpy

@@ -17,6 +17,7 @@ from helpers import environment, presets
 def t4_mode(failures: list[str]) -> dict:
     """What PyTorch and Unsloth say of this GPU in T4 mode, and whether memory beyond the limit is refused."""
     from unsloth import is_bfloat16_supported
+    from unsloth.utils.attention_dispatch import select_attention_backend
 
     limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
     given = {}
@@ -33,10 +34,13 @@ def t4_mode(failures: list[str]) -> dict:
         "bf16": torch.cuda.is_bf16_supported() or is_bfloat16_supported(),
         "flash_attention": torch.backends.cuda.flash_sdp_enabled(),
         "cudnn_attention": torch.backends.cuda.cudnn_sdp_enabled(),
+        # Of batches without padding, and with it.
+        "unsloth_attention": [select_attention_backend(packed) for packed in (True, False)],
     }
     if list(given.values()) != [True, False] or found["bf16"]:
         failures.append(f"T4 mode: {found}")
-    if found["flash_attention"] or found["cudnn_attention"]:
+    plain = found["unsloth_attention"] == ["sdpa", "sdpa"]
+    if found["flash_attention"] or found["cudnn_attention"] or not plain:
         failures.append(f"T4 mode: {found}")
     return found
 

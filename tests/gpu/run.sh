@@ -23,7 +23,7 @@ if [ "$(cat "$scratch/site/.archive" 2> /dev/null)" != "$sum" ]; then
 fi
 export PYTHONPATH="$scratch/site" PYTHONUNBUFFERED=1 JUPYTER_PATH="$scratch/site/share/jupyter"
 export HF_HUB_OFFLINE=1 PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/build/gpu-wheels"
-export COURSE_INSTALL=0 COURSE_T4=1 MODELS="${MODELS:-$scratch/models}"
+export COURSE_INSTALL=0 COURSE_T4=1 COURSE_SIZE=full MODELS="${MODELS:-$scratch/models}"
 export COURSE_WORKSPACE="$scratch/workspace" COURSE_MODEL="$MODELS/llama-2-7b-bnb-4bit"
 wanted=(llama-2-7b)
 [[ ${1:-t4_kernels} =~ ^(t4_kernels|agree)$ ]] && wanted+=(llama-wide)

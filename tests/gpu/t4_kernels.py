@@ -82,8 +82,10 @@ class Recorder:
 
 
 def workload(recorder: Recorder, failures: list[str]) -> dict:
-    """Train and ask the small model in every way the course does; seconds of each stage."""
-    from helpers import data, evaluation, models, training
+    """Train and ask a model in every way the course does; seconds of each stage."""
+    import torch
+
+    from helpers import data, evaluation, models, presets, training
     from helpers.presets import Choice
 
     model, tokenizer = models.load(MODEL)
@@ -111,6 +113,19 @@ def workload(recorder: Recorder, failures: list[str]) -> dict:
     def ask(count: int) -> None:
         evaluation.generate(model, tokenizer, questions[:count], max_new_tokens=8, batch_size=count)
 
+    def small_model() -> None:
+        """The course's small model, as notebooks 02 and 03 use it: losses in 16 bits and in 4, and a step by hand."""
+        for four_bits in (False, True):
+            small, its = models.load(presets.EMBEDDED, load_in_4bit=four_bits)
+            evaluation.answer_losses(small, its, conversations.select(range(8)))
+        small = training.add_adapter(small, Choice())
+        row = its.apply_chat_template(
+            conversations[0]["conversations"], return_tensors="pt", return_dict=True
+        ).to(small.device)
+        with torch.no_grad():
+            small(**row)
+        small(**row, labels=row["input_ids"]).loss.backward()
+
     short = data.to_prompt_completion(conversations.select(range(16)))
     stages = {
         # Unset, as in the course: Unsloth decides, and for the course's short runs it drops the padding.
@@ -122,6 +137,7 @@ def workload(recorder: Recorder, failures: list[str]) -> dict:
         "held-out loss": lambda: evaluation.answer_losses(
             model, tokenizer, conversations.select(range(8))
         ),
+        "small model": small_model,
         # Last: torch.compile takes part, which is slow.
         "training, padded": lambda: train(short, False),
     }

@@ -16,7 +16,7 @@ from notebooks import release
 
 # Notes its arguments; "executes" a notebook as the real one does, into NAME_output.ipynb beside it.
 COLAB = """\
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 with open(os.environ["NOTED"], "a") as noted:
     noted.write(json.dumps(sys.argv[1:]) + "\\n")
@@ -28,6 +28,8 @@ if sys.argv[1] == "stop":
 file = Path(sys.argv[sys.argv.index("-f") + 1])
 if mode == "lost":
     sys.exit(1)
+if mode == "hangs":
+    time.sleep(60)
 book = json.loads(file.read_text())
 cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
 assert not any(cell["outputs"] for cell in cells)
@@ -42,6 +44,7 @@ if "error" in mode:
 if mode == "another count":
     book["cells"].pop()
 Path(str(file)[: -len(".ipynb")] + "_output.ipynb").write_text(json.dumps(book))
+sys.exit(3 if mode == "another code" else 0)
 """
 
 
@@ -69,12 +72,12 @@ def run(folder: Path, mode: str, *arguments: str) -> tuple[subprocess.CompletedP
 def test_each_notebook_gets_a_machine_of_its_own_with_a_t4_and_gives_it_back(tmp_path):
     done, calls = run(tmp_path, "fine", "03", "04")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [call[0] for call in calls] == ["new", "exec", "stop"] * 2
-    new, execute, stop = calls[:3]
+    assert [call[0] for call in calls] == ["stop", "new", "exec", "stop"] * 2
+    before, new, execute, stop = calls[:4]
     assert new[1:] == ["-s", "lora-course-03", "--gpu", "T4"]
     assert execute[1:3] == ["-s", "lora-course-03"]
-    assert execute[4].endswith("03_lora_lab.ipynb") and execute[5] == "--timeout"
-    assert stop == ["stop", "-s", "lora-course-03"]
+    assert execute[4].endswith("03_lora_lab.ipynb") and execute[5:] == ["--timeout", "3600"]
+    assert before == stop == ["stop", "-s", "lora-course-03"]
     executed = KIT / "build" / "colab" / "03_lora_lab_output.ipynb"
     assert nbformat.read(executed, as_version=4).cells
 
@@ -84,6 +87,8 @@ def test_each_notebook_gets_a_machine_of_its_own_with_a_t4_and_gives_it_back(tmp
     [
         ("no machine", "the free quota may be used up"),
         ("lost", "brought no notebook back"),
+        ("another code", "`colab exec` ended with code 3"),
+        ("hangs", "`colab exec` did not end in time"),
         ("error", "CourseError: the reason"),
         ("cut off", "was not reached"),
         ("another count", "cells came back, the notebook has"),
@@ -95,11 +100,11 @@ def test_each_notebook_gets_a_machine_of_its_own_with_a_t4_and_gives_it_back(tmp
 def test_every_way_to_fail_is_an_exit_code_and_a_reason_and_the_machine_is_given_back(
     tmp_path, mode, said
 ):
-    done, calls = run(tmp_path, mode, "04")
+    done, calls = run(tmp_path, mode, "04", "--minutes", "0.05" if mode == "hangs" else "5")
     assert done.returncode == 1
     assert "[FAILED] 04_choose_data" in done.stdout and said in done.stdout
     assert "Traceback" not in done.stderr
-    assert ("stop" in [call[0] for call in calls]) == (mode != "no machine")
+    assert calls[-1][0] == ("new" if mode == "no machine" else "stop")
 
 
 def test_the_copy_downloads_the_branch_that_was_asked_for(tmp_path):

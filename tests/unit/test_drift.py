@@ -90,7 +90,7 @@ def test_the_lock_on_a_future_image_is_reported_with_python_torch_and_the_caps_o
     said = done.stdout
     assert "Python 3.14.2, torch 2.99.0+cu140" in said
     assert "Note: proven with torch 2.11.0+cu128, the image has 2.99.0+cu140." in said
-    assert "Note: proven with Python 3.11, 3.12, 3.13." in said
+    assert "Python 3.14: the course is proven with 3.11, 3.12, 3.13 and refuses others" in said
     assert "matplotlib==3.10.0: no file for Python 3.14" in said
     for package in ("unsloth", "unsloth-zoo"):
         assert re.search(rf"{package} asks for torch<\S+; torch 2\.99\.0\+cu140 is there", said)
@@ -154,6 +154,73 @@ def test_an_index_that_cannot_be_asked_is_no_conflict():
     assert done.returncode == 2
     assert "The index could not be asked:" in done.stderr and "127.0.0.1:9" in done.stderr
     assert "[FIX]" not in done.stdout and "Traceback" not in done.stderr
+
+
+def test_without_a_network_nothing_is_taken_for_a_conflict(tmp_path):
+    done = ask(NEWEST, UV_OFFLINE="1", UV_CACHE_DIR=str(tmp_path / "empty"))
+    assert done.returncode == 2 and "[FIX]" not in done.stdout
+
+
+def test_a_package_with_the_address_of_its_wheel_counts_as_the_image_s(tmp_path):
+    # Colab's own way to name PyTorch, at times.
+    torch = (
+        "https://example.org/whl/cu128/torch-2.11.0%2Bcu128-cp313-cp313-manylinux_2_28_x86_64.whl"
+    )
+    file = freeze(tmp_path, "3.13.15", torch=None, numpy=None)
+    numpy = "https://example.org/numpy-2.1.3-cp313-cp313-manylinux_2_17_x86_64.whl#sha256=00"
+    file.write_text(file.read_text() + f"torch @ {torch}\nnumpy @ {numpy}\n")
+    done = drift(file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "torch 2.11.0+cu128" in done.stdout
+
+
+def test_google_s_own_file_names_find_each_other(tmp_path):
+    file = freeze(tmp_path, "3.13.15").rename(tmp_path / "pip-freeze.gpu.txt")
+    (tmp_path / "os-info-invented.txt").rename(tmp_path / "os-info-gpu.txt")
+    done = drift(file, "--lock", a_lock(tmp_path, "colorama==0.4.6"))
+    assert done.returncode == 0 and "Python 3.13.15" in done.stdout
+
+
+def test_what_would_mend_a_pin_without_a_file_suits_the_others(tmp_path):
+    # Unsloth takes no datasets from 5 on, of which there are releases.
+    text = (KIT / "requirements-colab.txt").read_text()
+    lock = tmp_path / "lock.txt"
+    lock.write_text(text.replace("\ndatasets==4.8.5", "\ndatasets==4.8.99"))
+    said = drift(NEWEST, "--lock", lock).stdout
+    mend = re.search(
+        r"datasets==4\.8\.99: no file for Python 3\.13.*\n +-> pin datasets==(\S+),", said
+    )
+    assert mend and mend[1].startswith("4.") and said.count("[FIX]") == 1
+    # With the mend in place the lock holds, but for the hashes.
+    bare = [f"{n}=={v}" for n, v in (locks.pins(lock) | {"datasets": mend[1]}).items()]
+    assert drift(NEWEST, "--lock", a_lock(tmp_path, *bare)).returncode == 0
+
+
+def test_a_pin_for_a_newer_python_than_this_one_is_judged_by_the_images(tmp_path):
+    # scipy 1.17 asks for Python 3.11 or newer, 1.18 for 3.12.
+    done = drift(NEWEST, "--lock", a_lock(tmp_path, "scipy==1.18.0"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_image_with_a_python_that_the_course_refuses_does_not_hold(tmp_path):
+    image = freeze(tmp_path, "3.14.2")
+    done = drift(image, "--lock", a_lock(tmp_path, "colorama==0.4.6"))
+    assert done.returncode == 1 and "1 conflicts" in done.stderr
+    assert "add it to PYTHONS in helpers/locks.py" in done.stdout
+
+
+def test_a_pin_without_a_hash_among_others_is_a_conflict(tmp_path):
+    text = (KIT / "requirements-colab.txt").read_text()
+    lock = tmp_path / "lock.txt"
+    lock.write_text(re.sub(r"(?m)^(peft==\S+) \\\n(    --hash\S+( \\)?\n)+", r"\1\n", text))
+    done = drift(NEWEST, "--lock", lock)
+    assert done.returncode == 1 and "1 conflicts" in done.stderr
+    assert "peft==0.21.2: the lock has no hash of it" in done.stdout
+
+
+def test_a_pin_that_cannot_be_read_is_named(tmp_path):
+    done = drift(NEWEST, "--lock", a_lock(tmp_path, "peft==1..2"))
+    assert done.returncode == 1 and "This is no pin" in done.stderr and "peft==1..2" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from helpers import environment, locks
 from helpers.errors import CourseError
 
 KIT = Path(__file__).parents[2]
+sys.path.insert(0, str(KIT / "tools"))
+from replica import find_python
+
 OVERRIDES = (KIT / "requirements-overrides.txt").read_bytes()
 PYTEST = importlib.metadata.version("pytest")
 # Without what it was built for: 2.13.0+cpu is 2.13.0.
@@ -163,13 +166,16 @@ def test_without_a_gpu_the_small_model_is_named_with_the_way_to_a_gpu(
     assert "Change runtime type > T4 GPU" in environment.which_model(environment.gpu())
 
 
+@pytest.mark.parametrize("broken", ["exec /bin/sleep 600", None])
 def test_a_driver_that_does_not_answer_is_told_and_counts_as_no_gpu(
-    lock, command_path, monkeypatch
+    lock, command_path, monkeypatch, broken
 ):
     monkeypatch.delenv("COURSE_MODEL", raising=False)
     monkeypatch.setattr(environment, "DRIVER_SECONDS", 0.1)
     lock(f"pytest=={PYTEST}\n")
-    script(command_path / "nvidia-smi", "exec /bin/sleep 600")
+    script(command_path / "nvidia-smi", broken or "")
+    if broken is None:
+        (command_path / "nvidia-smi").write_bytes(b"\0 no program for this machine")
     report = environment.check(probe=True)
     assert not report.ok and report.probes == ()
     assert re.search(r"^\[FIX\] GPU .*does not answer  ->  .*nvidia-smi", str(report), re.MULTILINE)
@@ -295,3 +301,14 @@ def test_every_fact_of_the_banner_on_a_t4_is_read():
 
 def test_a_text_that_is_no_banner_gives_no_facts():
     assert environment.read_banner("Loading weights: 100 %") == {}
+
+
+@pytest.mark.parametrize("minor", ["3.6", "3.7", "3.8", "3.9"])
+def test_a_python_that_cannot_read_the_helpers_is_told_so(minor):
+    python = find_python(minor)
+    if python == minor:
+        pytest.skip(f"no Python {minor} here")
+    command = [python, "-m", "helpers.environment"]
+    done = subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"This is Python {minor}." in done.stderr and "Python 3.11, 3.12 or 3.13" in done.stderr

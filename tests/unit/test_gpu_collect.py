@@ -19,6 +19,8 @@ sys.path.insert(0, str(GPU))
 import collect
 import common
 
+from helpers import locks
+
 HELPERS = common.helpers_hash()
 H100 = {"date": "2026-01-02", "gpu": "NVIDIA H100", "helpers": HELPERS}
 POINT = {
@@ -181,11 +183,12 @@ def test_the_helpers_hash_sees_code_and_nothing_else(tmp_path, monkeypatch):
     assert common.helpers_hash() != first
 
 
-def test_a_grid_goes_on_only_with_points_of_the_same_helpers(tmp_path, monkeypatch):
+def test_a_grid_goes_on_only_with_points_of_the_same_helpers_and_set_ups(tmp_path, monkeypatch):
     import grid
 
     monkeypatch.setattr(common, "RESULTS", tmp_path)
-    common.save("grid-1", {"points": ["measured"]})
+    case = {"case": repr(grid.CASES[1])}
+    common.save("grid-1", case | {"points": ["measured"]})
     started = []
 
     def start(command, check):
@@ -196,13 +199,15 @@ def test_a_grid_goes_on_only_with_points_of_the_same_helpers(tmp_path, monkeypat
     # nvidia-smi is asked by common, with the same function.
     monkeypatch.setattr(common, "ask_gpu", lambda *fields: None)
     assert grid.run_case(1)["points"] == ["measured"] and not started
-    for run in ({"run": {"helpers": "older"}}, {}):
+    now = {"run": {"helpers": common.helpers_hash()}}
+    other = {"case": repr(grid.CASES[2])}
+    for old in (case | {"run": {"helpers": "older"}}, case, now, now | other):
         part = tmp_path / "grid-1.json"
-        part.write_text(json.dumps({"points": ["old"]} | run), encoding="utf-8")
+        part.write_text(json.dumps({"points": ["old"]} | old), encoding="utf-8")
         found = grid.run_case(1)
         assert found["points"] == [] and not part.exists()
         assert found["failed"] == ["llama-2-7b-bnb-4bit", 4, "its process ended with -9"]
-    assert started == ["1", "1"]
+    assert started == ["1"] * 4
 
 
 def test_a_half_saved_model_does_not_have_the_models_name(tmp_path):
@@ -289,6 +294,10 @@ def test_the_longest_notebooks_start_first_and_others_verdicts_stay(
     monkeypatch.setattr(runner, "ThreadPoolExecutor", lambda jobs: _executor(1))
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["notebooks.py", "--jobs", str(jobs)])
+    monkeypatch.delenv("COURSE_T4", raising=False)
+    with pytest.raises(SystemExit, match="COURSE_T4=1"):
+        runner.main()
+    monkeypatch.setenv("COURSE_T4", "1")
     common.save("notebooks", {"notebooks": [verdict("98_other")]})
     with pytest.raises(SystemExit) as ended:
         runner.main()
@@ -371,12 +380,12 @@ def test_the_readme_says_what_changed_since_the_notebooks_ran(kit):
     current = verdict("05_train"), verdict("06_evaluate")
     assert said(*current).endswith("| 2 of 2 |")
     older = verdict("05_train", code="x", helpers="x")
-    assert said(older, current[1]).endswith("| 2 of 2; code changed since in 05 |")
+    assert said(older, current[1]).endswith("| 2 of 2; cells changed since in 05 |")
     later = [one | {"helpers": "x"} for one in current]
-    assert said(*later).endswith("| 2 of 2; helpers changed since |")
+    assert said(*later).endswith("| 2 of 2, with an earlier version of the helpers |")
     # The process that was to give a verdict died, in an older form of the results.
     dead = {"notebook": "05_train", "passed": False, "error": ""}
-    assert "1 of 2; 05 did not: no reason; code changed since in 05 |" in said(dead, current[1])
+    assert "1 of 2; 05 did not: no reason; cells changed since in 05 |" in said(dead, current[1])
 
 
 @pytest.mark.parametrize(
@@ -470,9 +479,8 @@ def test_speed_is_told_as_multiples_with_the_range_of_the_rounds(kit):
         assert f"| {what} | {found} |" in readme
     said = " ".join(readme.split())
     assert "come from more rows at once, not from faster arithmetic" in said
-    assert "reached only with long rows: 0.55 of it with 2048 tokens." in said
-    assert "With others it is 0.85 of it with 192 tokens," in said
-    assert "3.6 GiB in either way, are 0.69 of it with 192 tokens." in said
+    assert "With rows of 192 and 2048 tokens the course takes 0.85 and 0.55 of the memory" in said
+    assert "3.6 GiB in either way, are 0.69 and 0.40 of it:" in said
 
 
 def test_ways_without_a_number_are_told(kit):
@@ -489,6 +497,52 @@ def test_ways_without_a_number_are_told(kit):
     assert "(–, 2, –) | did not run: plain: ended |" in readme
     assert "3,000 tokens/s at 4.0 GiB: the homework's cell: no result, Transf" in readme
     assert "| answering speed | did not run: plain: ended |" in readme
+
+
+def test_warm_up_steps_and_later_rounds_peaks_do_not_count():
+    import speed
+
+    tokens, none = speed.SHAPES[0]
+    job = {"tokens": tokens, "rows_at_once": none}
+    one = {"rows_at_once": 8, "fits": True, "loss": 9.0}
+    rounds = [one | {"seconds": [s, s, s], "peak_gib": gib} for s, gib in ((1.0, 4.0), (2.0, 5.0))]
+    done = [("course", job, found) for found in rounds] + [("plain", job, {"error": "ended"})]
+    found = speed.results(done)
+    assert found["failures"] == [f"plain, {job}: ended"]
+    (course,) = found["training"][0]["ways"].values()
+    assert course["rounds"] == [8 * tokens, 4 * tokens]
+    assert course["tokens_per_second"] == round(8 * tokens / 1.5) and course["peak_gib"] == 4.0
+    no_room = ("course", job, {"rows_at_once": 8, "fits": False})
+    assert not speed.results([*done, no_room])["training"][0]["ways"]["course"]["fits"]
+
+
+def test_a_kernel_fails_on_a_t4_unless_it_compiles_and_fits():
+    import t4_kernels
+
+    def kernel(module, **found):
+        return {"module": module, "kernel": "k", **found}
+
+    fits, large = {"shared_bytes": 64 * 1024}, {"shared_bytes": 64 * 1024 + 1}
+    for module, ways, failed in (
+        ("unsloth", [fits], 0),
+        ("unsloth", [fits, large], 1),
+        ("unsloth", [fits, {"error": "no"}], 1),
+        # Written in several ways to choose from.
+        ("torch.compile", [fits, large], 0),
+        ("torch.compile", [large, {"error": "no"}], 1),
+    ):
+        failures = []
+        t4_kernels.judge([kernel(module, **way) for way in ways], failures)
+        assert len(failures) == failed
+
+
+def test_parts_measured_with_earlier_helpers_or_other_versions_are_named(kit):
+    older = H100 | {"helpers": "older"}
+    newer = H100 | {"versions": MACHINE["versions"] | {"torch": "9.9"}}
+    kit.write(probes={"run": older}, speed=SPEED | {"run": older}, agree={"run": newer})
+    said = " ".join(kit.run()[1].split())
+    assert "Helpers have changed since probes and speed ran." in said
+    assert "Other versions in agree." in said
 
 
 # ------------------------------------------------------------------------------ the two shell scripts
@@ -600,8 +654,19 @@ def test_packing_names_the_cuda_libraries_there_are(checkout):
     assert "no library for CUDA=999; it has: 13 128 130" in done.stderr
 
 
-def test_packing_refuses_a_package_that_the_lock_does_not_have(checkout):
+def test_all_pins_are_packed_but_those_of_the_gpu_image_and_the_test_tools(checkout):
+    assert checkout.sh("pack.sh").returncode == 0
+    packed = locks.versions((checkout.folder / "build" / "gpu" / "wanted.txt").read_text())
+    pins = locks.pins(KIT / "requirements-local.txt")
+    assert packed.items() < pins.items()
+    assert {*locks.pins(KIT / "requirements-colab.txt"), "numpy"} - packed.keys() == {
+        *("pyarrow", "transformers")
+    }
+    assert not packed.keys() & {"pytest", "jupyterlab", "ruff", "sympy"}
+
+
+def test_packing_refuses_to_leave_out_what_the_lock_does_not_have(checkout):
     lock = checkout.folder / "requirements-local.txt"
-    lock.write_text(lock.read_text().replace("\npexpect==", "\nother=="))
+    lock.write_text(lock.read_text().replace("\nplaywright==", "\nother=="))
     done = checkout.sh("pack.sh")
-    assert done.returncode == 1 and "pexpect is not in requirements-local.txt" in done.stderr
+    assert done.returncode == 1 and "playwright is not in requirements-local.txt" in done.stderr

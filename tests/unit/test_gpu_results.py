@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from helpers.presets import CUDA_CONTEXT_GIB, T4_MEMORY_GIB
+
 KIT = Path(__file__).parents[2]
 RESULTS = json.loads((KIT / "tests" / "gpu" / "results.json").read_text(encoding="utf-8"))
 README = (KIT / "README.md").read_text(encoding="utf-8")
 SHAPES = RESULTS["speed"].get("training", [])
+# Each way as it is used, and the same rows where arithmetic sets the pace.
+FULL = [shape for shape in SHAPES if shape["kind"] == "own" or shape["tokens"] >= 2048]
 OWN = [shape for shape in SHAPES if shape["kind"] == "own"]
 
 
@@ -32,12 +36,16 @@ def test_every_notebook_ran_to_its_end_with_a_colab_machines_memory():
         assert book["passed"], book
         # Less than 10 GB, of the nearly 13 that a Colab machine has.
         assert book["peak_host_gib"] * 2**30 < 10e9, book
-        assert book["peak_gpu_gib"] < 14.741
+        # All but 01 and 03 load Llama-2-7B, 3.6 GiB in 4 bits.
+        least = 0 if book["notebook"][:2] in ("01", "03") else 3.6
+        assert least < book["peak_gpu_gib"] <= T4_MEMORY_GIB - CUDA_CONTEXT_GIB, book
 
 
 def test_every_kernel_compiles_for_a_t4_and_fits_its_shared_memory():
     kernels = RESULTS["t4_kernels"]["kernels"]
     assert any(kernel["module"].startswith("unsloth") for kernel in kernels)
+    # Two of the loss's kernels serve only large vocabularies, such as the small model's.
+    assert {"_fl_partial_kernel", "_fl_combine_kernel"} <= {one["kernel"] for one in kernels}
     for kernel in kernels:
         assert "error" not in kernel, kernel
         assert kernel["shared_bytes"] <= 64 * 1024
@@ -46,6 +54,15 @@ def test_every_kernel_compiles_for_a_t4_and_fits_its_shared_memory():
 @pytest.mark.parametrize("part", ["probes", "speed", "t4_kernels", "binaries", "agree"])
 def test_nothing_failed_in(part):
     assert RESULTS[part].get("failures") == []
+
+
+def test_the_last_run_made_all_comparisons():
+    agree = RESULTS["agree"]
+    assert not agree.get("earlier")
+    assert {"padding-free", "CPU, float32", "run together"} <= agree["padding"].keys()
+    assert agree["layer"]["errors"]
+    assert 0 < agree["labels"]["rows"] == agree["labels"]["same"]
+    assert agree["adapter"]["difference"] <= 0.01 < agree["adapter"]["effect_of_adapter"]
 
 
 def test_every_probe_passed_and_every_adapter_of_the_grid_was_measured():
@@ -59,6 +76,7 @@ def test_the_t4_mode_held():
     # Half a GiB less than the limit was given, a tenth more was not.
     assert list(mode["given"].values()) == [True, False]
     assert not mode["bf16"] and not mode["flash_attention"] and not mode["cudnn_attention"]
+    assert mode["unsloth_attention"] == ["sdpa", "sdpa"]
 
 
 def test_the_libraries_hold_machine_code_for_a_t4():
@@ -86,7 +104,7 @@ def test_training_is_nowhere_slower_than_the_homeworks_cell(shape):
     assert ways["course"]["tokens_per_second"] >= least
 
 
-@pytest.mark.parametrize("shape", OWN, ids=shape_name)
+@pytest.mark.parametrize("shape", FULL, ids=shape_name)
 def test_training_is_faster_than_the_plain_stack(shape):
     ways = shape["ways"]
     assert ways["course"]["tokens_per_second"] >= 1.8 * ways["plain"]["tokens_per_second"]
@@ -101,9 +119,7 @@ def test_training_takes_six_tenths_of_the_plain_stacks_memory_or_the_readme_says
     elif share > 0.6:
         # Never more than that stack itself takes.
         assert share < 1
-        said = " ".join(README.split())
-        assert "At most 0.6 of the memory of Transformers, PEFT and TRL alone" in said
-        assert f"{share:.2f} of it with {shape['tokens']} tokens" in said
+        assert f"{share:.2f}" in README.partition("With rows of ")[2].partition("of the memory")[0]
 
 
 def test_the_homework_takes_little_more_than_five_gib():

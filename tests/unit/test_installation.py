@@ -1,5 +1,6 @@
 """`environment.install()` on real small packages, in a virtual environment of its own."""
 
+import base64
 import functools
 import hashlib
 import http.server
@@ -19,7 +20,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
-from helpers import installation
+from helpers import installers
 
 KIT = Path(__file__).parents[2]
 
@@ -38,6 +39,12 @@ def bare(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bare") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     return folder
+
+
+def _digest(text: str) -> str:
+    """A hash as RECORD has it."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
+    return f"sha256={digest.decode().rstrip('=')}"
 
 
 class Shelf:
@@ -67,24 +74,23 @@ class Shelf:
         stem = f"{name.replace('-', '_')}-{version}"
         file = self.folder / f"{stem}-py3-none-any.whl"
         info = f"{stem}.dist-info"
+        content = {
+            f"{module}.py": f"version = '{version}'\n",
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            "Requires-Dist: nowhere-to-be-had\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        for number in range(files):
+            content[f"{name.replace('-', '_')}_parts/part{number}.py"] = "x = 1\n"
+        if brings:
+            content[f"{stem}.data/purelib/{brings}-1.0.dist-info/METADATA"] = (
+                f"Metadata-Version: 2.1\nName: {brings}\nVersion: 9\n"
+            )
+        record = [f"{path},{_digest(text)},{len(text)}\n" for path, text in content.items()]
+        content[f"{info}/RECORD"] = "".join([*record, f"{info}/RECORD,,\n"])
         with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr(f"{module}.py", f"version = '{version}'\n")
-            archive.writestr(
-                f"{info}/METADATA",
-                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-                "Requires-Dist: nowhere-to-be-had\n",
-            )
-            archive.writestr(
-                f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-            )
-            for number in range(files):
-                archive.writestr(f"{name.replace('-', '_')}_parts/part{number}.py", "x = 1\n")
-            if brings:
-                archive.writestr(
-                    f"{stem}.data/purelib/{brings}-1.0.dist-info/METADATA",
-                    f"Metadata-Version: 2.1\nName: {brings}\nVersion: 9\n",
-                )
-            archive.writestr(f"{info}/RECORD", "")
+            for path, text in content.items():
+                archive.writestr(path, text)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         return f"{name}=={version} \\\n    --hash=sha256:{digest}\n"
 
@@ -95,10 +101,10 @@ class Shelf:
         (self.folder / "requirements-overrides.txt").touch()
         return (
             f"{before}\nfrom pathlib import Path\n"
-            "from helpers import environment, installation, locks\n"
+            "from helpers import environment, installers, locks\n"
             "from helpers.errors import CourseError\n"
             f"locks.KIT = Path({str(self.folder)!r})\n"
-            "installation.PAUSE_SECONDS = 0\n"
+            "installers.PAUSE_SECONDS = 0\n"
             f"for _ in range({times}):\n"
             "    try:\n        environment.install()\n"
             "    except CourseError as error:\n        print('CourseError:', error)\n"
@@ -153,20 +159,48 @@ def test_uv_works_with_the_variables_that_colab_leaves_behind(shelf):
     leftovers = {
         "UV_CONSTRAINT": "/backend-container/containers/requirements.constraints",
         "UV_BUILD_CONSTRAINT": "/backend-container/containers/build.constraints",
-        "UV_PRERELEASE": "if-necessary-or-explicit",
+        "UV_OVERRIDE": "/backend-container/containers/requirements.overrides",
+        "UV_PRERELEASE": "no-such-way",
     }
     out = shelf.install(shelf.wheel("leftovers", "1.0"), **leftovers, **command_path("uv"))
     assert "Packages match the pins." in out and shelf.version("leftovers") == "1.0"
 
 
-def test_where_uv_is_broken_pip_installs(shelf):
+def test_pip_works_with_the_constraints_that_an_image_was_made_with(shelf):
+    out = shelf.install(shelf.wheel("unconstrained", "1.0"), PIP_CONSTRAINT="/not/there.txt")
+    assert "Packages match the pins." in out and shelf.version("unconstrained") == "1.0"
+
+
+BROKEN = {
+    "crashes": b"#!/bin/sh\necho Segmentation fault; exit 139\n",
+    "no program": b"\0\1 not for this machine",
+    "no interpreter": b"#!/not/there\n",
+    "no cache": b"#!/bin/sh\necho 'error: Failed to initialize cache at `/x`: Permission denied'; exit 2\n",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_where_uv_is_broken_pip_installs(shelf, how):
     commands = shelf.folder / "broken"
     commands.mkdir()
     uv = commands / "uv"
-    uv.write_text("#!/bin/sh\necho Segmentation fault; exit 139\n")
+    uv.write_bytes(BROKEN[how])
     uv.chmod(0o755)
-    out = shelf.install(shelf.wheel("by-pip", "1.0"), PATH=str(commands))
-    assert "Successfully installed by-pip-1.0" in out and "Packages match the pins." in out
+    name = f"by-pip-{how.replace(' ', '-')}"
+    out = shelf.install(shelf.wheel(name, "1.0"), PATH=str(commands))
+    assert f"Successfully installed {name}-1.0" in out and "Packages match the pins." in out
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_kernel_that_asks_for_colours_hides_neither_progress_nor_errors(shelf, tool):
+    variables = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"} | command_path(tool)
+    name = f"colourful-{tool}"
+    out = shelf.install(shelf.wheel(name, "1.0"), **variables)
+    assert re.search(r"^  (Installed|Successfully installed) ", out, re.MULTILINE)
+    wrong = re.sub("sha256:.{8}", "sha256:00000000", shelf.wheel(name, "2.0"))
+    out = shelf.install(wrong, **variables)
+    assert "is not the one that was pinned" in out and "\x1b" not in out
+    assert name in out.split("CourseError: ")[1].replace("_", "-")
 
 
 def test_an_installation_can_be_declined(shelf):
@@ -177,7 +211,7 @@ def test_an_installation_can_be_declined(shelf):
 
 
 TROUBLE = {
-    "absent": "There is no file of it for Python",
+    "absent": "The package index offers no such file for Python",
     "other hash": "is not the one that was pinned",
     "no hash": "The list of pinned packages was edited",
 }
@@ -208,17 +242,21 @@ def test_a_package_that_cannot_be_had_or_trusted_leaves_the_earlier_one(shelf, d
     assert shelf.install(line, **path).startswith("Packages match the pins.\n")
 
 
+def as_a_weaker_user(*command: str | Path, **variables: str) -> subprocess.CompletedProcess:
+    """Run a command without the superuser's right to write everywhere."""
+    rights = "-dac_override,-dac_read_search"
+    weaker = [shutil.which("setpriv"), f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    return run(*(weaker if os.getuid() == 0 else []), *command, **variables)
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_folder_that_may_not_be_written_to_is_named(shelf, tool):
     line = shelf.wheel(f"unwritable-{tool}", "1.0")
     site = next(shelf.python.parents[1].glob("lib/python*/site-packages"))
-    # The superuser writes everywhere, unless this right is taken away.
-    rights = "-dac_override,-dac_read_search"
-    weaker = [shutil.which("setpriv"), f"--bounding-set={rights}", f"--inh-caps={rights}"]
-    command = [*(weaker if os.getuid() == 0 else []), shelf.python, "-c", shelf.code((line,))]
     site.chmod(0o555)
     try:
-        done = run(*command, **shelf.variables | command_path(tool))
+        variables = shelf.variables | command_path(tool)
+        done = as_a_weaker_user(shelf.python, "-c", shelf.code((line,)), **variables)
     finally:
         site.chmod(0o755)
     assert "Python's folder for packages may not be written to" in done.stdout, done.stderr
@@ -334,6 +372,63 @@ def test_a_package_without_its_last_file_is_not_taken_for_whole(shelf, tool):
     assert record.exists()
 
 
+DAMAGE = {
+    "a file is gone": ("{name}_parts/part1.py", lambda content: None),
+    "a file is cut off": ("{name}_parts/part2.py", lambda content: content[:2]),
+    "its list is cut off": ("{name}-1.0.dist-info/RECORD", lambda content: content[:70]),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_package_whose_list_of_files_does_not_hold_is_installed_again(shelf, damage, tool):
+    """uv writes the list before many of the files; and a disk may be full in the middle of one."""
+    name = f"damaged_{damage.replace(' ', '_')}_{tool}"
+    line = shelf.wheel(name, "1.0", files=3)
+    shelf.install(line, **command_path(tool))
+    site = next(shelf.python.parents[1].glob("lib/python*/site-packages"))
+    path, change = DAMAGE[damage]
+    file = site / path.format(name=name)
+    whole = file.read_bytes()
+    # A new file: uv may have linked this one to its cache.
+    file.unlink()
+    if (left := change(whole)) is not None:
+        file.write_bytes(left)
+    out = shelf.install(line, **command_path(tool))
+    assert "Installing 1 packages: " in out and "Packages match the pins." in out
+    assert file.read_bytes() == whole or file.name == "RECORD"
+    assert shelf.install(line, **command_path(tool)).startswith("Packages match the pins.\n")
+
+
+def test_on_colab_its_own_packages_are_taken_as_they_are(shelf):
+    # Colab has this version; what Google left out of it is Google's business.
+    line = shelf.wheel("ipywidgets", "7.7.1", files=3)
+    shelf.install(line)
+    site = next(shelf.python.parents[1].glob("lib/python*/site-packages"))
+    (site / "ipywidgets_parts" / "part1.py").unlink()
+    images = f"locks.KIT = Path({str(shelf.folder)!r})"
+    (shelf.folder / "helpers").mkdir()
+    shutil.copy(KIT / "helpers" / "images.json", shelf.folder / "helpers")
+    assert images in shelf.code((line,))
+    out = shelf.install(line, COLAB_RELEASE_TAG="a test")
+    assert out.startswith("Packages match the pins.\n")
+
+
+def test_what_an_interruption_left_and_may_not_be_removed_is_named(shelf):
+    line = shelf.wheel("stuck", "1.0")
+    shelf.install(line)
+    site = next(shelf.python.parents[1].glob("lib/python*/site-packages"))
+    left = site / "stuck-1.0.dist-info"
+    (left / "RECORD").unlink()
+    left.chmod(0o555)
+    try:
+        done = as_a_weaker_user(shelf.python, "-c", shelf.code((line,)), **shelf.variables)
+    finally:
+        left.chmod(0o755)
+    assert "What an interrupted installation left could not be removed" in done.stdout, done.stderr
+    assert "Python's folder for packages may not be written to" in done.stdout
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_an_empty_folder_of_a_package_is_not_taken_for_it(shelf, tool):
     name = f"emptied-{tool}"
@@ -352,7 +447,7 @@ def test_a_package_that_still_differs_after_the_installation_is_named(shelf):
     (copy / "RECORD").touch()
     before = f"import sys; sys.path.insert(0, {str(copy.parent)!r})"
     out = shelf.install(shelf.wheel("shadowed", "1.0"), before=before)
-    assert "CourseError: " in out and "shadowed 0.9" in out.split("CourseError: ")[1]
+    assert f"shadowed 0.9 in {copy.parent}" in out.split("CourseError: ")[1]
     assert "Packages" not in out
 
 
@@ -361,15 +456,15 @@ def test_a_name_that_sounds_like_a_network_is_not_taken_for_one(shelf, tool):
     line = shelf.wheel("networkx-nowhere", "1.0")
     (shelf.folder / "networkx_nowhere-1.0-py3-none-any.whl").unlink()
     out = shelf.install(line, **command_path(tool))
-    assert "There is no file of it for Python" in out and "trying again" not in out
+    assert "The package index offers no such file for Python" in out
     assert "networkx-nowhere" in out.split("CourseError: ")[1]
 
 
 def test_a_size_is_not_taken_for_an_error_of_the_server():
     said = "  Downloading one-1.0-py3-none-any.whl (500 kB)\nERROR: No matching distribution found"
-    assert installation._reason(said) not in (installation.NETWORK, installation.UNKNOWN)
+    assert installers.reason_for(said) is installers.INDEX
     for error in ("too many 503 error responses", "server error (503 Service Unavailable)"):
-        assert installation._reason(error) is installation.NETWORK
+        assert installers.reason_for(error) is installers.NETWORK
 
 
 def test_a_python_without_uv_and_pip_is_told_so(tmp_path):
@@ -407,6 +502,41 @@ def test_a_package_in_use_that_could_not_be_replaced_needs_no_restart(shelf):
     out = shelf.install(line, before="import still_used", times=2)
     assert out.count("CourseError: The packages could not be installed") == 2
     assert "had been loaded" not in out
+
+
+def test_a_package_in_use_that_was_replaced_by_an_installation_that_then_failed_is_remembered(
+    shelf,
+):
+    """An installer that brings the first package and fails at the second."""
+    shelf.install(shelf.wheel("replaced-first", "1.0"))
+    lines = shelf.wheel("replaced-first", "2.0"), shelf.wheel("then-failed", "1.0")
+    wheel = shelf.folder / "replaced_first-2.0-py3-none-any.whl"
+    commands = shelf.folder / "halfway"
+    commands.mkdir()
+    uv = commands / "uv"
+    pip = f"{shelf.python} -m pip install --quiet --no-deps {wheel}"
+    uv.write_text(f"#!/bin/sh\n{pip} && echo 'error: No space left on device' && exit 1\n")
+    uv.chmod(0o755)
+    out = shelf.install(
+        *lines, before="import replaced_first", times=2, PATH=f"{commands}:{os.environ['PATH']}"
+    )
+    first, second = out.split("CourseError: ")[1:]
+    assert "The disk is full." in first
+    assert second.startswith("replaced-first had been loaded before it was replaced.")
+
+
+def test_an_installation_that_fails_and_changes_what_others_are_built_for_is_noticed(shelf):
+    shelf.install(shelf.wheel("torchaudio", "1.0"))
+    line = shelf.wheel("never-there", "1.0")
+    shelf.wheel("torchaudio", "3.0")
+    commands = shelf.folder / "mover"
+    commands.mkdir()
+    uv = commands / "uv"
+    pip = f"{shelf.python} -m pip install --quiet --no-deps torchaudio==3.0"
+    uv.write_text(f"#!/bin/sh\n{pip} && echo 'error: No space left on device' && exit 1\n")
+    uv.chmod(0o755)
+    out = shelf.install(line, PATH=f"{commands}:{os.environ['PATH']}")
+    assert "CourseError: The installation changed torchaudio." in out
 
 
 def test_replacing_a_package_that_is_not_in_use_asks_for_nothing(shelf):

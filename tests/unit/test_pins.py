@@ -54,6 +54,50 @@ def test_the_lock_for_colab_is_for_the_images_python_and_says_what_it_was_proven
     assert "iniconfig" in locks.pins(kit / "requirements-local.txt")
 
 
+def test_the_images_python_decides_what_is_asked_for(kit):
+    (kit / "pip-freeze.txt").write_text("torch==2.11.0\n")
+    (kit / "os-info.txt").write_text("Python 3.13.5\n")
+    assert run(kit, "pins", "pip-freeze.txt").returncode == 0
+    assert "tomli" not in locks.pins(kit / "requirements-colab.txt")
+
+
+def test_what_is_on_every_image_is_listed_and_what_colab_lacks_on_purpose_is_not(kit):
+    packages = {"torch": "2.11.0", "matplotlib": "3.10.0", "packaging": "24.0"}
+    (kit / "requirements-colab.in").write_text("matplotlib==3.10.0\npackaging\njedi==0.19.2\n")
+    (kit / "pip-freeze.txt").write_text("\n".join(f"{n}=={v}" for n, v in packages.items()))
+    (kit / "os-info.txt").write_text("Python 3.12.13\n")
+    done = run(kit, "pins", "pip-freeze.txt")
+    assert done.returncode == 0, done.stderr
+    found = locks.pins(kit / "requirements-colab.txt")
+    assert found["matplotlib"] == "3.10.0" and not found.keys() & {"packaging", "jedi", "numpy"}
+    # On a machine of your own the packages are the same as on Colab.
+    assert locks.pins(kit / "requirements-local.txt")["packaging"] == "24.0"
+
+
+@pytest.mark.parametrize("before", [None, "no pin at all\n"])
+def test_a_local_lock_that_is_absent_or_damaged_is_made_anew(kit, before):
+    file = kit / "requirements-local.txt"
+    file.unlink()
+    if before:
+        file.write_text(before)
+    assert run(kit, "pins", NEWEST).returncode == 0
+    assert "iniconfig" in locks.pins(file)
+
+
+def test_damaged_images_are_named_and_stay(kit):
+    file = kit / "helpers" / "images.json"
+    file.write_text("{")
+    (kit / "pip-freeze.txt").write_text("torch==2.11.0\n")
+    (kit / "os-info.txt").write_text("Python 3.13.5\n")
+    for tool in ("images", "pins", "drift", "replica"):
+        arguments = (
+            ["2027-01-31", "pip-freeze.txt", "os-info.txt"] if tool == "images" else [NEWEST]
+        )
+        done = run(kit, tool, *arguments)
+        assert done.returncode == 1 and "images.json is damaged" in done.stderr, tool
+    assert file.read_text() == "{"
+
+
 def test_where_the_local_lock_cannot_be_resolved_neither_is_written(kit):
     (kit / "requirements-local.in").write_text("iniconfig==0.0.0.1\n")
     done = run(kit, "pins", NEWEST)

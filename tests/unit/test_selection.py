@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rows import TRAINING_ROW, conversation, dataset, refusal, short_rows, write
 
@@ -245,27 +245,30 @@ def test_the_test_size_takes_fewer_from_the_whole_selection(workspace, pool_file
 
 # ------------------------------------------------------------------------------------------- controls
 @few
-@given(st.integers(2, 30), st.integers(0, 1000))
-def test_shuffled_every_question_gets_another_rows_answer_and_none_is_lost(count, seed):
-    rows = dataset(*(conversation(f"c{i}", f"q{i}", f"a{i}", score=1.0) for i in range(count)))
+@given(st.lists(st.integers(1, 3), min_size=2, max_size=30), st.integers(0, 1000))
+def test_shuffled_every_answer_goes_to_another_row_and_none_is_lost(turns, seed):
+    assume(2 * max(turns) <= sum(turns))
+    talks = [
+        [f"{part}{i}.{n}" for n in range(count) for part in "qa"] for i, count in enumerate(turns)
+    ]
+    rows = dataset(*(conversation(f"c{i}", *talk, score=1.0) for i, talk in enumerate(talks)))
     mixed = selection.shuffled_answers(rows, seed)
-    assert list(mixed["id"]) == [f"c{i}-shuffled" for i in range(count)]
-    asked, given_ = zip(
-        *[[m["content"] for m in row] for row in mixed["conversations"]], strict=True
-    )
-    assert list(asked) == [f"q{i}" for i in range(count)]
-    assert sorted(given_) == sorted(f"a{i}" for i in range(count))
-    assert all(answer != f"a{i}" for i, answer in enumerate(given_))
+    assert list(mixed["id"]) == [f"c{i}-shuffled" for i in range(len(turns))]
+    said = [[m["content"] for m in row] for row in mixed["conversations"]]
+    assert [talk[::2] for talk in said] == [talk[::2] for talk in talks]
+    given_ = [talk[1::2] for talk in said]
+    everything = [answer for talk in talks for answer in talk[1::2]]
+    assert sorted(answer for answers in given_ for answer in answers) == sorted(everything)
+    for i, answers in enumerate(given_):
+        assert not any(answer.startswith(f"a{i}.") for answer in answers)
     again = selection.shuffled_answers(rows, seed)
     assert list(again["conversations"]) == list(mixed["conversations"])
 
 
-def test_of_several_answers_the_last_one_moves_and_one_row_cannot_be_shuffled():
+def test_a_row_with_more_than_half_of_all_answers_cannot_be_shuffled():
     rows = dataset(conversation("a", "q1", "a1", "q2", "a2"), conversation("b", "q3", "a3"))
-    mixed = selection.shuffled_answers(rows)["conversations"]
-    assert [m["content"] for m in mixed[0]] == ["q1", "a1", "q2", "a3"]
-    assert [m["content"] for m in mixed[1]] == ["q3", "a2"]
-    assert "no other" in refusal(selection.shuffled_answers, rows.select([0]))
+    for too_few in (rows, rows.select([0]), rows.select([])):
+        assert "cannot all go to other rows" in refusal(selection.shuffled_answers, too_few)
 
 
 def test_the_conversations_of_a_run_are_found_or_the_change_is_named(

@@ -14,6 +14,7 @@ import tiny_run
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from unsloth import is_bfloat16_supported
 
 from helpers import data, evaluation, lab, lora, models, runs, selection, training
 from helpers import workspace as places
@@ -145,8 +146,9 @@ def test_the_defaults_are_the_homework_s(workspace, monkeypatch):
     # Without a GPU Unsloth replaces the 8-bit optimizer by itself.
     assert TRAINING["optim"] == "adamw_8bit"
     assert config.optim == ("adamw_8bit" if torch.cuda.is_available() else "adamw_torch_fused")
-    # Neither both nor none: a T4 trains in fp16, newer machines in bf16.
-    assert config.fp16 != config.bf16
+    # A T4 trains in fp16, newer machines in bf16, and a processor without bf16 in 32 bits.
+    assert config.bf16 == is_bfloat16_supported()
+    assert config.fp16 == (torch.cuda.is_available() and not config.bf16)
 
 
 def test_a_small_preset_trains_with_its_own_learning_rate_unless_one_is_chosen(monkeypatch):
