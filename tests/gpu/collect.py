@@ -56,11 +56,28 @@ def collect() -> dict:
         found["agree"] |= {name: older[name] for name in kept}
         if kept:
             found["agree"]["earlier"] = kept
+    if "only" in found.get("speed", {}):
+        found["speed"] = with_other_lengths(found["speed"], old.get("speed", {}))
     if "grid" in found:
         found["grid"]["points"] = with_predictions(found["grid"]["points"])
     # Results from before each part had a date of its own.
     date = {"date": old["date"]} if "date" in old and None in dates(found) else {}
     return date | {"not_run": not_run(found)} | found
+
+
+def with_other_lengths(speed: dict, old: dict) -> dict:
+    """A run that measured rows of some lengths, and of an earlier one with the same helpers the rest."""
+    again = speed.pop("only")
+    for name in ("gpu", "helpers"):
+        if old.get("run", {}).get(name) != speed["run"][name]:
+            sys.exit(f"speed.py --tokens: the earlier run had another {name}; measure all lengths.")
+    rest = [one for one in old["training"] if one["tokens"] not in again]
+    training = sorted(
+        speed["training"] + rest, key=lambda one: (one["kind"] != "own", one["tokens"])
+    )
+    failures = [*old["failures"], *speed["failures"]]
+    apart = {"again": {"tokens": again, "date": speed["run"]["date"]}}
+    return old | {"training": training, "failures": failures} | apart
 
 
 def brief(kernel: dict) -> dict:

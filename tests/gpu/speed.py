@@ -1,6 +1,6 @@
 """Speed and memory of three ways to train, and of two ways to answer, in one run on one GPU.
 
-`COURSE_T4=1 python tests/gpu/speed.py`. Each way has a process of its own, with the same 4-bit model, rows,
+`COURSE_T4=1 python tests/gpu/speed.py [--tokens N …]`. Each way has a process of its own, with the same 4-bit model, rows,
 effective batch of 8, rank 16 and optimiser:
 
 - course: this course's settings, with the micro-batch that it derives;
@@ -13,9 +13,11 @@ arithmetic, not the launching of kernels, takes the time.
 
 The ways take turns, in two rounds of opposite order. A step is timed with the GPU synchronised; the first
 two of each training are not counted. On a GPU with room for all, the three processes stay; on a smaller one
-they come one after the other.
+they come one after the other. With --tokens only rows of these lengths are trained on again, and `collect.py`
+keeps the others of an earlier run.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import common
@@ -243,7 +246,7 @@ class Worker:
         read, write = os.pipe()
         # Results have a pipe of their own: libraries print what they like.
         self.process = subprocess.Popen(
-            [sys.executable, __file__, way, str(write)],
+            [sys.executable, __file__, "--serve", way, str(write)],
             stdin=subprocess.PIPE,
             pass_fds=[write],
             text=True,
@@ -264,13 +267,17 @@ class Worker:
         self.process.wait()
 
 
-def jobs() -> list[tuple[str, dict]]:
-    """Way and job, in the order of a GPU with room for all."""
+def jobs(again: Sequence[int] = ()) -> list[tuple[str, dict]]:
+    """Way and job, in the order of a GPU with room for all; or only trainings on rows of some lengths."""
     listed = []
     for tokens, rows_at_once in SHAPES:
+        if again and tokens not in again:
+            continue
         for turn in range(ROUNDS):
             for way in WAYS if turn % 2 == 0 else WAYS[::-1]:
                 listed.append((way, {"tokens": tokens, "rows_at_once": rows_at_once}))
+    if again:
+        return listed
     listed += [("course", {"tokens": n, "rows_at_once": rows}) for n, rows in MICRO_BATCHES]
     listed.append(TOO_MUCH)
     return listed + [("course", {"answer": kind}) for kind in ("loop", "course") * ROUNDS]
@@ -296,6 +303,8 @@ def results(done: list[tuple[str, dict, dict]]) -> dict:
             way: together(tokens, [f for w, j, f in done if (w, j) == (way, job)]) for way in WAYS
         }
         ways = {way: one for way, one in ways.items() if one}
+        if not any(j == job for _, j, _ in done):
+            continue
         content["training"].append({"tokens": tokens, "kind": kind, "ways": ways})
     content["training"].sort(key=lambda one: (one["kind"] != "own", one["tokens"]))
     for tokens, rows_at_once in MICRO_BATCHES:
@@ -347,9 +356,9 @@ def done_before(listed: list[tuple[str, dict]]) -> list[tuple[str, dict, dict]]:
     return done if same and found["run"]["helpers"] == common.helpers_hash() else []
 
 
-def measure(all_at_once: bool) -> list[tuple[str, dict, dict]]:
+def measure(listed: list[tuple[str, dict]], all_at_once: bool) -> list[tuple[str, dict, dict]]:
     """Do all jobs; the results so far are saved after each, and a run that was cut off goes on."""
-    listed, workers = jobs(), {}
+    workers = {}
     if all_at_once:
         workers = {way: Worker(way) for way in WAYS}
         # Nothing is timed while another model is still loading.
@@ -373,12 +382,21 @@ def measure(all_at_once: bool) -> list[tuple[str, dict, dict]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[], help="such as 2048")
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
     common.need_t4_mode()
-    if len(sys.argv) > 1:
-        serve(sys.argv[1], os.fdopen(int(sys.argv[2]), "w"))
+    if unknown := {*asked.tokens} - {tokens for tokens, _ in SHAPES}:
+        sys.exit(f"Rows of {sorted(unknown)} tokens are not among those that are measured.")
+    if asked.serve:
+        way, answers = asked.serve
+        serve(way, os.fdopen(int(answers), "w"))
         return
     total = int((common.machine()["memory"] or "0").split()[0]) / 1024
-    content = results(measure(total >= ROOM_FOR_ALL_GIB))
+    content = results(measure(jobs(asked.tokens), total >= ROOM_FOR_ALL_GIB))
+    if asked.tokens:
+        content["only"] = asked.tokens
     common.save("speed", content)
     rows = [["tokens", "rows at once", "way", "tokens/s", "rounds", "GiB"]]
     for shape in content["training"]:

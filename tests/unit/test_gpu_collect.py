@@ -516,6 +516,24 @@ def test_warm_up_steps_and_later_rounds_peaks_do_not_count():
     assert not speed.results([*done, no_room])["training"][0]["ways"]["course"]["fits"]
 
 
+def test_some_lengths_can_be_measured_again_with_the_same_helpers(kit):
+    import speed
+
+    assert {job["tokens"] for _, job in speed.jobs([2048])} == {2048}
+    kit.write(speed=SPEED)
+    kit.run()
+    again = shape(2048, "own", way(2, 9990, 5.0), way(2, 9900, 5.0), way(2, 4900, 9.1))
+    kit.write(speed={"training": [again], "failures": [], "only": [2048], "generation": {}})
+    results, _ = kit.run()
+    rates = [s["ways"]["course"]["tokens_per_second"] for s in results["speed"]["training"]]
+    assert rates == [5300, 9990] and results["speed"]["generation"] == SPEED["generation"]
+    assert results["speed"]["again"] == {"tokens": [2048], "date": H100["date"]}
+    other = {"run": H100 | {"helpers": "older"}}
+    kit.write(speed={"training": [again], "failures": [], "only": [2048]} | other)
+    with pytest.raises(SystemExit, match="another helpers"):
+        kit.run()
+
+
 def test_a_kernel_fails_on_a_t4_unless_it_compiles_and_fits():
     import t4_kernels
 
