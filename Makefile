@@ -18,7 +18,7 @@ course: $(READY)
 
 test: lint unit nbval
 
-# Every notebook at full size, alone, in an empty workspace.
+# Every notebook alone, in an empty workspace.
 alone: $(READY)
 	$(PY) tools/course.py --alone
 

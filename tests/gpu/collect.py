@@ -361,6 +361,10 @@ def notes(results: dict) -> list[str]:
             "The large factors with short rows come from more rows at once, not from faster arithmetic; a row "
             "of the table with the same rows at once shows the implementation alone."
         )
+    if again := results.get("speed", {}).get("again"):
+        said.append(
+            f"Training on rows of {listed(again['tokens'])} tokens was measured in a run of its own."
+        )
     shares, loaded = memory_shares(training), weights_gib(results)
     if loaded and any(share > MEMORY_SHARE for share, _ in shares.values()):
         said.append(

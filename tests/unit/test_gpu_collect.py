@@ -524,7 +524,8 @@ def test_some_lengths_can_be_measured_again_with_the_same_helpers(kit):
     kit.run()
     again = shape(2048, "own", way(2, 9990, 5.0), way(2, 9900, 5.0), way(2, 4900, 9.1))
     kit.write(speed={"training": [again], "failures": [], "only": [2048], "generation": {}})
-    results, _ = kit.run()
+    results, readme = kit.run()
+    assert "Training on rows of 2048 tokens was measured in a run of its own." in readme
     rates = [s["ways"]["course"]["tokens_per_second"] for s in results["speed"]["training"]]
     assert rates == [5300, 9990] and results["speed"]["generation"] == SPEED["generation"]
     assert results["speed"]["again"] == {"tokens": [2048], "date": H100["date"]}
