@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import os
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
+from helpers import settings
 from helpers.errors import CourseError
 from helpers.presets import Choice, size
 
@@ -20,8 +20,8 @@ def root() -> Path:
     ``COURSE_WORKSPACE`` if set, else a folder on Google Drive if that is mounted, else ``workspace``
     beside the helpers. On Colab only Drive outlives the machine.
     """
-    if os.environ.get("COURSE_WORKSPACE"):
-        folder = Path(os.environ["COURSE_WORKSPACE"]).expanduser()
+    if named := settings.path("COURSE_WORKSPACE"):
+        folder = named
     elif DRIVE.is_dir():
         folder = DRIVE / "lora-course"
     else:
