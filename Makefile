@@ -30,11 +30,11 @@ lint: $(READY)
 unit: $(READY)
 	$(TEST_ENV) $(PY) -m pytest tests
 
+# Every notebook alone in an empty workspace, two at once with one thread each.
 nbval: $(READY)
-	rm -rf build/test-workspace/runs build/test-workspace/*.json
-	$(TEST_ENV) $(PY) -m pytest -p tests.notebooks.uncounted --nbval \
-	  --nbval-sanitize-with tests/notebooks/sanitize.cfg \
-	  --nbval-cell-timeout=900 -p no:cacheprovider --durations=10 notebooks
+	OMP_NUM_THREADS=1 $(TEST_ENV) $(PY) -m pytest -p tests.notebooks.alone --nbval \
+	  --nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout=1800 \
+	  -n 2 --dist=loadfile --no-loadscope-reorder -p no:cacheprovider --durations=10 notebooks
 
 # The sliders in Chromium: JupyterLab 4 with ipywidgets 8.1, and Notebook 6.5 with Colab's ipywidgets 7.7.1.
 browser: $(READY) $(NOTEBOOK65)/.ready

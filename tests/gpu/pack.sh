@@ -15,7 +15,7 @@ of_the_image=(
 )
 not_needed=(
   jupyterlab jupyterlab-server jupyterlab-pygments jupyter-builder jupyter-events jupyter-lsp jupyter-server
-  jupyter-server-terminals notebook-shim nbconvert nbval playwright greenlet ruff uv pytest pluggy iniconfig
+  jupyter-server-terminals notebook-shim nbconvert nbval playwright greenlet ruff uv pytest pytest-xdist execnet pluggy iniconfig
   coverage hypothesis sortedcontainers babel argon2-cffi argon2-cffi-bindings arrow async-lru
   beautifulsoup4 bleach defusedxml fqdn isoduration json5 jsonpointer lark mistune overrides pandocfilters
   prometheus-client python-json-logger rfc3339-validator rfc3986-validator rfc3987-syntax send2trash soupsieve
