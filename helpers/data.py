@@ -1,17 +1,15 @@
 """Read and check conversations, and turn them into rows for TRL."""
 
-import json
-import os
-import re
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import workspace
+from helpers import reading, settings, shapes, tokens, workspace
 from helpers.errors import CourseError
+from helpers.shapes import Unusable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,10 +22,6 @@ OUR_TEST_SET = workspace.KIT / "data" / "test_prompts.json"
 HOMEWORK_REPO = "https://github.com/ericsunkuan/ML_Spring2025_HW5.git"
 HOMEWORK_COMMIT = "9a33fb0"
 
-# How the two spellings of the homework, and ShareGPT-like files, name a speaker.
-ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-ROLES |= {"system": "system"}
-
 # The words that Alpaca's training format puts before an instruction (Taori et al. 2023).
 ALPACA_PREAMBLE = (
     "Below is an instruction that describes a task. "
@@ -36,212 +30,96 @@ ALPACA_PREAMBLE = (
 
 
 # ---------------------------------------------------------------------------------------- reading
-def load_conversations(path: str | Path, *, skip_empty_answers: bool = False) -> "Dataset":
+def load_conversations(
+    path: str | Path, *, skip_unusable: bool = False, tokenizer=None
+) -> "Dataset":
     """Read conversations from a file or a saved-dataset folder.
 
-    Understands the homework's training rows (``role``/``content``), its test rows (``from``/``value``, no
-    answers), Alpaca rows (``instruction``, ``input``, ``output``), each as a JSON array or as JSON lines,
-    and a folder written by ``Dataset.save_to_disk``.
+    Files: a JSON array, JSON lines, several of them joined, CSV, Parquet, a folder written by
+    ``Dataset.save_to_disk``. Rows: the homework's two spellings (``role``/``content``, ``from``/``value``),
+    OpenAI's ``messages``, Alpaca's ``instruction``, ``input``, ``output``, TRL's ``prompt``, ``completion``.
+    Fields beside these are not read, and named in a printed line.
 
     Args:
         path: the file or folder.
-        skip_empty_answers: leave out rows with an answer of no characters, and print how many; Alpaca's
-            52,002 rows hold 28. Without it such a row is an error, as any malformed row.
+        skip_unusable: leave out the rows that cannot be used, and print how many and why; Alpaca's 52,002 rows
+            hold 28 with an empty answer. Without it the first such row is an error.
+        tokenizer: with one, a row that its chat template refuses or shortens cannot be used either.
 
     Returns:
         A dataset with columns ``id`` (str), ``conversations`` (list of ``{"role", "content"}``) and
         ``score`` (float, or None where the source has none). Rows without an id get ``row_<number>``.
 
     Raises:
-        CourseError: the file is missing, empty, cut off or not UTF-8, or a row is malformed; the message
-            names the file and the row.
+        CourseError: the file is missing, empty, cut off or of an unknown kind, or a row cannot be used; the
+            message names the file and the row.
     """
-    from datasets import Dataset, Features, Value
-
     path = Path(path)
-    numbered = dict(enumerate(_read_rows(path), 1))
-    if skip_empty_answers:
-        empty = [number for number, raw in numbered.items() if _has_empty_answer(raw)]
-        for number in empty:
-            del numbered[number]
-        if empty:
-            print(
-                f"{path.name}: {len(empty)} rows with an empty answer left out, first row {empty[0]}."
-            )
-    if not numbered:
-        raise CourseError(
-            f"{path.name} has no row with an answer.",
-            "Every answer in it is empty.",
-            "Choose another file.",
-        )
-    cleaned = {number: _clean_row(raw, number, path.name) for number, raw in numbered.items()}
-    rows = list(cleaned.values())
-    seen: dict[str, int] = {}
-    for number, row in cleaned.items():
-        if row["id"] in seen:
-            raise CourseError(
-                f"{path.name}, row {number}: the id {row['id']!r} also belongs to row {seen[row['id']]}.",
-                "Selections and predictions are kept by id, so ids must differ.",
-                "Give one of the two rows another id.",
-            )
-        seen[row["id"]] = number
-    message = {"role": Value("string"), "content": Value("string")}
-    features = {"id": Value("string"), "conversations": [message], "score": Value("float64")}
-    return Dataset.from_list(rows, features=Features(features))
-
-
-def _read_rows(path: Path) -> list:
-    if path.is_dir():
-        return _read_folder(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise CourseError(
-            f"There is no file {path}.",
-            "The name may be misspelt, or the file lies on another machine.",
-            f"Look into {path.parent} and correct the name.",
-        ) from error
-    except OSError as error:
-        raise CourseError(
-            f"{path} cannot be read: {error.strerror}.",
-            "It is no file, or not yours to read.",
-            f"Look into {path.parent} and correct the name.",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise CourseError(
-            f"{path.name} is not UTF-8 text (byte {error.start}).",
-            "JSON files are UTF-8; another encoding would garble letters in silence.",
-            "Save the file again as UTF-8.",
-        ) from error
-    if not text.strip():
-        raise CourseError(
-            f"{path.name} is empty.",
-            "It should hold a JSON array of conversations, or one JSON object a line.",
-            "Check where the file came from; a download may have failed.",
-        )
-    try:
-        content = json.loads(text)
-        rows = content if isinstance(content, list) else [content]
-    except ValueError as whole_error:
-        rows = _read_lines(path, text, whole_error)
+    raw_rows = reading.raw_rows(path)
+    rows: dict[str, dict] = {}
+    numbers: dict[str, int] = {}
+    refused: dict[str, list[int]] = {}
+    unread: Counter = Counter()
+    for number, raw in enumerate(raw_rows, 1):
+        try:
+            row = shapes.course_row(raw, number, unread)
+            if tokenizer is not None:
+                tokens.check_template(tokenizer, row["conversations"])
+            if row["id"] in rows:
+                raise Unusable(
+                    f"the id {row['id']!r:.40} also belongs to row {numbers[row['id']]}",
+                    "an id that an earlier row has",
+                )
+        except Unusable as error:
+            if not skip_unusable:
+                raise _unusable_row(path.name, number, error) from error
+            refused.setdefault(error.kind, []).append(number)
+            continue
+        rows[row["id"]], numbers[row["id"]] = row, number
+    _report(path.name, len(raw_rows), refused, unread)
     if not rows:
         raise CourseError(
-            f"{path.name} has no rows.", "Its array is empty.", "Choose another file."
+            f"{path.name} has no row that can be used.",
+            f"The first one: {next(iter(refused))}.",
+            "Choose another file.",
         )
-    return rows
+    return as_dataset(rows.values())
 
 
-def _read_lines(path: Path, text: str, whole_error: ValueError) -> list:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as line_error:
-            as_lines = text.lstrip().startswith("{")
-            where = f"line {number}: {line_error}" if as_lines else str(whole_error)
-            raise CourseError(
-                f"{path.name} is not complete JSON ({where}).",
-                "The file is cut off or was edited by hand.",
-                "Fetch it again, or mend it at that place.",
-            ) from line_error
-    return rows
+def as_dataset(rows: Iterable[dict]) -> "Dataset":
+    """Rows in the course's form as a dataset with the right types, also where every score is missing."""
+    from datasets import Dataset, Features, Value
+
+    message = {"role": Value("string"), "content": Value("string")}
+    features = {"id": Value("string"), "conversations": [message], "score": Value("float64")}
+    return Dataset.from_list(list(rows), features=Features(features))
 
 
-def _read_folder(path: Path) -> list:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        saved = load_from_disk(str(path))
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise CourseError(
-            f"The folder {path} is not a saved dataset ({error}).",
-            "A folder can be read if Dataset.save_to_disk wrote it.",
-            "Give the path of a JSON file, or of such a folder.",
-        ) from error
-    if isinstance(saved, DatasetDict):
-        saved = saved["train"] if "train" in saved else next(iter(saved.values()))
-    return saved.to_list()
+def _unusable_row(source: str, number: int, error: Unusable) -> CourseError:
+    return CourseError(
+        f"{source}, row {number}: {error}.",
+        'A row is {"id": …, "conversations": [{"role": …, "content": …}, …], "score": …}, or has the fields of '
+        "Alpaca (instruction, input, output) or TRL (prompt, completion).",
+        "Mend or delete that row. Or leave such rows out: load_conversations(…, skip_unusable=True).",
+    )
 
 
-def _clean_row(raw: object, number: int, source: str) -> dict:
-    """One row in the course's form; ``number`` counts from 1, for messages and made-up ids."""
-
-    def bad(why: str) -> CourseError:
-        rule = 'A row is {"id": …, "conversations": [{"role": …, "content": …}, …], "score": …}.'
-        todo = "Mend or delete that row."
-        if _has_empty_answer(raw):
-            todo += " Or leave such rows out: load_conversations(…, skip_empty_answers=True)."
-        return CourseError(f"{source}, row {number}: {why}.", rule, todo)
-
-    if not isinstance(raw, dict):
-        raise bad(f"a {type(raw).__name__} instead of an object")
-    if "instruction" in raw and "conversations" not in raw:
-        messages = _alpaca_messages(raw, bad)
-    else:
-        messages = raw.get("conversations", raw.get("messages"))
-    if not isinstance(messages, list) or not messages:
-        raise bad("no conversation")
-    cleaned = []
-    for message in messages:
-        if not isinstance(message, dict):
-            raise bad("a message that is not an object")
-        role = message.get("role", message.get("from"))
-        content = message.get("content", message.get("value"))
-        if not isinstance(role, str) or role not in ROLES:
-            raise bad(f"unknown role {role!r} (known: {', '.join(ROLES)})")
-        if not isinstance(content, str) or not content.strip():
-            raise bad(f"the {ROLES[role]}'s message is empty or not text")
-        if re.search("[\ud800-\udfff]", content):
-            raise bad(f"the {ROLES[role]}'s message holds half a letter (a lone surrogate)")
-        cleaned.append({"role": ROLES[role], "content": content})
-    turns = [m["role"] for m in cleaned if m["role"] != "system"]
-    if (
-        turns != ["user", "assistant"] * (len(turns) // 2) + ["user"] * (len(turns) % 2)
-        or not turns
-    ):
-        raise bad("user and assistant do not take turns, the user first")
-    score, row_id = raw.get("score"), raw.get("id")
-    number_like = isinstance(score, int | float) and not isinstance(score, bool)
-    if score is not None and not (number_like and abs(score) <= sys.float_info.max):
-        raise bad(f"score {score!r:.40} is not a number")
-    if row_id is not None and (isinstance(row_id, bool) or not isinstance(row_id, str | int)):
-        raise bad(f"id {row_id!r} is not text")
-    row_id = f"row_{number}" if row_id is None else str(row_id)
-    return {
-        "id": row_id,
-        "conversations": cleaned,
-        "score": None if score is None else float(score),
-    }
+def _report(source: str, count: int, refused: dict[str, list[int]], unread: Counter) -> None:
+    """Print what was left out of a file."""
+    if refused:
+        out = sum(map(len, refused.values()))
+        print(f"{source}: {out:,} of {count:,} rows left out.")
+        most = sorted(refused.items(), key=lambda item: -len(item[1]))
+        for kind, numbers in most[:6]:
+            print(f"  {len(numbers):,} times: {kind} (first: row {numbers[0]:,})")
+        if len(most) > 6:
+            print(f"  {sum(len(numbers) for _, numbers in most[6:]):,} times: other reasons")
+    if unread:
+        names = ", ".join(f"{name!r:.40}" for name, _ in unread.most_common(6))
+        print(f"{source}: not read: {names}{', …' if len(unread) > 6 else ''}.")
 
 
-def _has_empty_answer(raw: object) -> bool:
-    """Whether an answer of a raw row, in any spelling, is a text of no visible characters."""
-    if not isinstance(raw, dict):
-        return False
-    messages = raw.get("conversations", raw.get("messages"))
-    if messages is None:
-        answers = [raw.get("output")]
-    else:
-        messages = messages if isinstance(messages, list) else []
-        spoken = [m for m in messages if isinstance(m, dict)]
-        answers = [
-            m.get("content", m.get("value"))
-            for m in spoken
-            if m.get("role", m.get("from")) in ("assistant", "gpt")
-        ]
-    return any(isinstance(answer, str) and not answer.strip() for answer in answers)
-
-
-def _alpaca_messages(raw: dict, bad: Callable[[str], CourseError]) -> list[dict]:
-    parts = [raw.get("instruction"), raw.get("input") or "", raw.get("output")]
-    if not all(isinstance(part, str) for part in parts):
-        raise bad("instruction, input and output must be text")
-    question = "\n".join(part for part in parts[:2] if part)
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": parts[2]}]
-
-
+# ---------------------------------------------------------------------------------- where data lies
 def fetch_homework() -> Path:
     """Fetch the homework's repository into the workspace, once; return its folder.
 
@@ -278,7 +156,7 @@ def fetch_homework() -> Path:
 def pool_path() -> Path:
     """The pool to choose from: the homework's if it was fetched, else the course's own.
 
-    Read the homework's with ``skip_empty_answers=True``: Alpaca has some.
+    Read the homework's with ``skip_unusable=True``: Alpaca has empty answers.
     """
     fetched = workspace.path("homework", "fastchat_alpaca_52k.json")
     return fetched if fetched.exists() else OUR_POOL
@@ -286,15 +164,22 @@ def pool_path() -> Path:
 
 def test_set_path() -> Path:
     """The test set to answer: ``COURSE_TEST_SET``, else the homework's if fetched, else the course's."""
-    if os.environ.get("COURSE_TEST_SET"):
-        return Path(os.environ["COURSE_TEST_SET"])
-    fetched = workspace.path("homework", "test_set_evol_instruct_150.json")
-    return fetched if fetched.exists() else OUR_TEST_SET
+    named = settings.path("COURSE_TEST_SET")
+    if named is None:
+        fetched = workspace.path("homework", "test_set_evol_instruct_150.json")
+        return fetched if fetched.exists() else OUR_TEST_SET
+    if not named.exists():
+        raise CourseError(
+            f"COURSE_TEST_SET names {named}, and no such file is there.",
+            "The name may be misspelt, or the file lies on another machine.",
+            "Set it again, or take the course's: %env COURSE_TEST_SET=",
+        )
+    return named
 
 
+# ------------------------------------------------------------------------------------------ questions
 def with_preamble(rows: "Dataset") -> "Dataset":
     """The same conversations with Alpaca's preamble before the first question, as the test set has it."""
-
     changed = rows.to_list()
     for row in changed:
         first = next(message for message in row["conversations"] if message["role"] == "user")
@@ -309,10 +194,11 @@ def question(row: dict) -> str:
 
 
 def asked(row: dict) -> list[str]:
-    """All questions of a row, without Alpaca's preamble."""
+    """All questions of a row, without Alpaca's preamble and its closing ``### Response:``."""
     texts = [m["content"] for m in row["conversations"] if m["role"] == "user"]
-    bare = [text.removeprefix(ALPACA_PREAMBLE).strip() for text in texts]
-    return [text.removeprefix("### Instruction:").strip() for text in bare]
+    bare = [text.strip().removeprefix(ALPACA_PREAMBLE).strip() for text in texts]
+    bare = [text.removeprefix("### Instruction:").removesuffix("### Response:") for text in bare]
+    return [text.strip() for text in bare]
 
 
 # ------------------------------------------------------------------------------ rows for training
@@ -342,23 +228,40 @@ def to_prompt_completion(rows: "Dataset") -> "Dataset":
 
 
 def check_lengths(rows: "Dataset", tokenizer, max_seq_length: int) -> list[int]:
-    """Tokens of each conversation, template included; CourseError if one is longer than the limit."""
-    lengths = [
-        len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])
-        for messages in rows["conversations"]
-    ]
+    """Tokens of each conversation, template included.
+
+    Raises:
+        CourseError: the chat template refuses a conversation, or one is longer than the limit.
+    """
+    check_template(rows, tokenizer)
+    lengths = [len(tokens.token_ids(tokenizer, messages)) for messages in rows["conversations"]]
     long = [
         (row_id, n) for row_id, n in zip(rows["id"], lengths, strict=True) if n > max_seq_length
     ]
     if long:
-        row_id, tokens = long[0]
+        row_id, count = long[0]
         raise CourseError(
-            f"The conversation {row_id!r} has {tokens} tokens ({len(long)} such), "
+            f"The conversation {row_id!r} has {count} tokens ({len(long)} such), "
             f"and max_seq_length is {max_seq_length}.",
             "The rest would be cut off: the model would learn to stop in the middle.",
             "Choose other conversations in notebook 04, or a larger max_seq_length.",
         )
     return lengths
+
+
+def check_template(rows: "Dataset", tokenizer) -> None:
+    """CourseError, with the id, if this tokenizer's chat template refuses or shortens a conversation."""
+    for row_id, messages in zip(rows["id"], rows["conversations"], strict=True):
+        try:
+            tokens.check_template(tokenizer, messages)
+        except Unusable as error:
+            raise CourseError(
+                f"The conversation {row_id!r:.40} cannot be used: {error}.",
+                "A model is trained on what its chat template makes of the messages. Other models' templates "
+                "take other orders of speakers.",
+                "Choose other conversations in notebook 04: load_conversations(…, tokenizer=tokenizer, "
+                "skip_unusable=True) leaves all such rows out.",
+            ) from error
 
 
 def questions(rows: Iterable[dict]) -> list[list[dict]]:

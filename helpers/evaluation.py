@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helpers import presets, workspace
+from helpers import presets, tokens, workspace
 from helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -88,15 +88,12 @@ def generate(
     presets.check_whole("batch_size", batch_size, 1)
     _check_decoding(temperature, top_p, top_k)
     messages = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
-    texts = [
-        tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True)
-        for m in messages
-    ]
+    asked = [tokens.token_ids(tokenizer, m, add_generation_prompt=True) for m in messages]
     settings = {"max_new_tokens": max_new_tokens, "do_sample": temperature is not None}
     if temperature is not None:
         settings |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     # Prompts of similar length together: less padding.
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
     answers: dict[int, str] = {}
     torch.manual_seed(seed)
     _inference_mode(model)
@@ -104,7 +101,7 @@ def generate(
         now, rest = order[:batch_size], order[batch_size:]
         try:
             for index, answer in zip(
-                now, _answer(model, tokenizer, [texts[i] for i in now], settings), strict=True
+                now, _answer(model, tokenizer, [asked[i] for i in now], settings), strict=True
             ):
                 answers[index] = answer
             order = rest
@@ -118,7 +115,7 @@ def generate(
                 ) from error
             batch_size = max(1, batch_size // 2)
             print(f"Out of GPU memory: going on with {batch_size} prompts at once.")
-    return [answers[i] for i in range(len(texts))]
+    return [answers[i] for i in range(len(asked))]
 
 
 def _check_decoding(temperature: float | None, top_p: float, top_k: int) -> None:
@@ -145,17 +142,21 @@ def _inference_mode(model) -> None:
         model.eval()
 
 
-def _answer(model, tokenizer, texts: list[str], settings: dict) -> list[str]:
-    side, tokenizer.padding_side = tokenizer.padding_side, "left"
-    try:
-        # The template already holds the special tokens.
-        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-    finally:
-        tokenizer.padding_side = side
-    batch = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+def _answer(model, tokenizer, asked: list[list[int]], settings: dict) -> list[str]:
+    longest = max(map(len, asked))
+    # Shorter prompts are filled up on the left: the answer follows the last token of each.
+    fill = [longest - len(ids) for ids in asked]
+    rows = [
+        [tokenizer.pad_token_id] * missing + ids for missing, ids in zip(fill, asked, strict=True)
+    ]
+    mask = [[0] * missing + [1] * (longest - missing) for missing in fill]
+    batch = {
+        "input_ids": torch.tensor(rows, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+    }
     with torch.inference_mode():
-        tokens = model.generate(**batch, **settings, pad_token_id=tokenizer.pad_token_id)
-    new = tokens[:, batch["input_ids"].shape[1] :]
+        written = model.generate(**batch, **settings, pad_token_id=tokenizer.pad_token_id)
+    new = written[:, longest:]
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
@@ -167,11 +168,10 @@ def next_token_logits(model, tokenizer, question: str, start: str = "") -> torch
     """
     _inference_mode(model)
     messages = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    batch = tokenizer([text + start], return_tensors="pt", add_special_tokens=False)
-    ids, mask = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
+    ids = tokens.token_ids(tokenizer, messages, add_generation_prompt=True, start=start)
+    ids = torch.tensor([ids], device=model.device)
     with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return logits[0, -1].float().cpu()
 
 
@@ -212,16 +212,8 @@ def answer_losses(
     pairs = []
     for row in rows.select_columns(["id", "conversations", "score"]):
         last = to_prompt_completion(type(rows).from_list([row]))[-1]
-        prompt, whole = (
-            tokenizer.apply_chat_template(messages, add_generation_prompt=add, return_dict=True)[
-                "input_ids"
-            ]
-            for messages, add in (
-                (last["prompt"], True),
-                (last["prompt"] + last["completion"], False),
-            )
-        )
-        pairs.append((len(prompt), whole))
+        whole, read = tokens.learned_ids(tokenizer, last["prompt"], last["completion"])
+        pairs.append((read, whole))
     losses: list[float] = []
     for start in range(0, len(pairs), batch_size):
         losses += _losses(model, tokenizer, pairs[start : start + batch_size])

@@ -1,12 +1,16 @@
-"""Choose and order conversations by a sort key; keep the chosen ids for training."""
+"""Choose and order conversations by a sort key; keep the chosen ones for training."""
 
+import hashlib
+import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import data, workspace
+from helpers import data, letters, shapes, workspace
 from helpers.errors import CourseError
 from helpers.presets import MAX_CONVERSATIONS, SEED, size
 
@@ -37,48 +41,103 @@ def advanced_key(row: dict) -> float:
 
 def select(
     rows: "Dataset",
-    key: Callable[[dict], float],
+    key: Callable[[dict], float | tuple],
     *,
     largest_first: bool = False,
     limit: int = MAX_CONVERSATIONS,
 ) -> "Dataset":
     """The first ``limit`` rows in the order of ``key``; rows with equal keys keep their order.
 
+    Args:
+        rows: the pool.
+        key: gives each row a number, or a tuple of numbers of which the first counts most.
+        largest_first: from the largest key down.
+        limit: how many rows to take.
+
     Raises:
-        CourseError: ``limit`` is above the homework's 100, or below 1.
+        CourseError: ``limit`` is above the homework's 100, or below 1; there is no row; or the key stops at a
+            row, or returns something that has no place in the order.
     """
     check_count(limit)
-    keys = [key(row) for row in rows]
+    if not len(rows):
+        raise CourseError(
+            "There is no row to choose from.",
+            "A filter left none over.",
+            "Let more rows through before you sort.",
+        )
+    keys = [_checked_key(key, row) for row in rows]
+    other = next((i for i, found in enumerate(keys) if len(found) != len(keys[0])), None)
+    if other is not None:
+        raise _bad_key(
+            rows[other],
+            f"{len(keys[other])} values, and for the first row {len(keys[0])}",
+            "Keys can be compared only where all have the same parts.",
+        )
     order = sorted(range(len(rows)), key=keys.__getitem__, reverse=largest_first)
     return rows.select(order[:limit])
 
 
+def _checked_key(key: Callable[[dict], float | tuple], row: dict) -> tuple:
+    """A row's key as a tuple of numbers."""
+    try:
+        found = key(row)
+    except CourseError:
+        raise
+    # The key is the student's: it can stop with any error, and then the row matters.
+    except Exception as error:
+        raise CourseError(
+            f"The sort key stopped at the conversation {row['id']!r:.40}: {type(error).__name__}: {error}",
+            "The key is called once for each row, and this row is not as it expects.",
+            "Mend the key; `None` for a score means that the file has none.",
+        ) from error
+    parts = found if isinstance(found, tuple | list) else (found,)
+    for part in parts:
+        # isnan stops at whole numbers too large for a float.
+        ordered = isinstance(part, int) or (isinstance(part, Real) and not math.isnan(part))
+        if not ordered:
+            raise _bad_key(row, f"{found!r:.60}", "Rows are ordered by numbers, and this is none.")
+    if not parts:
+        raise _bad_key(row, f"{found!r}", "Rows are ordered by numbers, and there is none.")
+    return tuple(parts)
+
+
+def _bad_key(row: dict, found: str, why: str) -> CourseError:
+    return CourseError(
+        f"The sort key returned {found} for the conversation {row['id']!r:.40}.",
+        why,
+        "Let the key return a number for every row, or a tuple of numbers; a `return` may be missing.",
+    )
+
+
 def check_count(count: int) -> None:
     """Raise CourseError unless 1 ≤ count ≤ 100, the homework's rule."""
-    if not 1 <= count <= MAX_CONVERSATIONS:
+    whole = isinstance(count, int) and not isinstance(count, bool)
+    if not whole or not 1 <= count <= MAX_CONVERSATIONS:
         raise CourseError(
             f"{count} conversations were chosen.",
             f"The homework allows 1 to {MAX_CONVERSATIONS}, over all stages together.",
-            "Choose fewer, for instance with select(…, limit=100).",
+            "Choose fewer, for instance with select(…, limit=100)."
+            if whole and count > 1
+            else "Give a whole number, for instance select(…, limit=100).",
         )
 
 
 def overlap(rows: "Dataset", test_rows: "Dataset") -> list[tuple[str, str]]:
     """Pairs (training id, test id) of rows that ask the same question, in whichever turn.
 
-    Questions are compared without Alpaca's preamble, upper case and extra spaces. Ids are not compared:
-    the homework's are row numbers, and its pool and its test set number the rows of different sources
-    (ids up to ``identity_52001`` in one, up to ``identity_69938`` in the other).
+    Questions are compared as they look: without capitals, accents, spaces, invisible characters and punctuation
+    at the ends, and without what a prompt format wraps around them (see `letters`). Ids are not compared: the
+    homework's are row numbers, and its pool and its test set number the rows of different sources (ids up to
+    ``identity_52001`` in one, up to ``identity_69938`` in the other).
     """
-
-    def plain(text: str) -> str:
-        return " ".join(text.lower().split())
-
-    by_question = {plain(data.question(row)): row["id"] for row in test_rows}
+    by_question = {letters.bare(data.question(row)): row["id"] for row in test_rows}
+    longest = max(map(len, by_question), default=0)
     pairs = []
     for row in rows:
-        hits = [by_question[q] for q in map(plain, data.asked(row)) if q in by_question]
-        pairs += [(row["id"], hit) for hit in hits[:1]]
+        texts = [m["content"] for m in row["conversations"] if m["role"] != "assistant"]
+        asked = (q for text in texts for q in letters.possible_questions(text, longest))
+        hit = next((by_question[q] for q in asked if q in by_question), None)
+        pairs += [(row["id"], hit)] if hit is not None else []
     return pairs
 
 
@@ -93,20 +152,42 @@ def answer_words(row: dict) -> int:
     return sum(len(m["content"].split()) for m in row["conversations"] if m["role"] == "assistant")
 
 
-def save_selection(rows: "Dataset", source: str | Path) -> Path:
-    """Keep the chosen ids for notebook 05, and the file they come from.
+def fingerprint(rows: "Dataset") -> str:
+    """SHA-256 of ids and messages in their order: the same for the same conversations only."""
+    content = [
+        [row["id"], [[m["role"], m["content"]] for m in row["conversations"]]] for row in rows
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    A file inside the workspace or the course is named from there, so that a workspace on Drive also works
-    beside a newer course.
+
+def save_selection(rows: "Dataset", source: str | Path) -> Path:
+    """Keep the chosen conversations for notebook 05 as they are now, and the name of the file they come from.
+
+    Raises:
+        CourseError: none or more than 100, or a row that cannot be trained on.
     """
     check_count(len(rows))
-    source = Path(source).resolve()
-    for home in (workspace.root().resolve(), workspace.KIT):
-        if source.is_relative_to(home):
-            source = source.relative_to(home)
-            break
-    content = {"source": source.as_posix(), "ids": list(rows["id"])}
+    content = {"source": Path(source).name, "conversations": _checked(rows, "the selection")}
+    data.to_prompt_completion(content["conversations"])
     return workspace.write_json("selection.json", content)
+
+
+def _checked(rows: Iterable[object], name: str) -> list[dict]:
+    """The rows in the course's form, or a CourseError that names the first that is not."""
+    checked: dict[str, dict] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            row = shapes.course_row(row, number)
+            if row["id"] in checked:
+                raise shapes.Unusable(f"the id {row['id']!r:.40} stands there twice")
+        except shapes.Unusable as error:
+            raise CourseError(
+                f"Row {number} of {name} cannot be trained on: {error}.",
+                "It was changed after it was read.",
+                "Choose again in notebook 04.",
+            ) from error
+        checked[row["id"]] = row
+    return list(checked.values())
 
 
 def load_selection() -> "Dataset":
@@ -114,36 +195,27 @@ def load_selection() -> "Dataset":
 
     Prints which. ``COURSE_SIZE=test`` shortens the list.
     """
+    file = workspace.path("selection.json")
     saved = workspace.read_json("selection.json")
     if saved is None:
         print(
             "No saved selection in the workspace: the conversations with the best scores are used."
         )
         rows = select(data.load_conversations(data.OUR_POOL), advanced_key, largest_first=True)
-    elif not isinstance(saved, dict) or not (
-        isinstance(saved.get("source"), str) and isinstance(saved.get("ids"), list)
+    elif (
+        isinstance(saved, dict)
+        and isinstance(saved.get("source"), str)
+        and isinstance(saved.get("conversations"), list)
     ):
-        raise CourseError(
-            f"{workspace.path('selection.json')} does not hold a selection.",
-            "It was probably edited by hand.",
-            "Run notebook 04 again, or delete the file to get the best of the course's pool.",
-        )
+        check_count(len(saved["conversations"]))
+        rows = data.as_dataset(_checked(saved["conversations"], str(file)))
+        print(f"Using your selection of {len(rows)} conversations from {saved['source']}.")
     else:
-        places = [home / saved["source"] for home in (workspace.root(), workspace.KIT)]
-        source = next((place for place in places if place.exists()), Path(saved["source"]))
-        pool = data.load_conversations(source, skip_empty_answers=True)
-        place = {row_id: index for index, row_id in enumerate(pool["id"])}
-        missing = [row_id for row_id in saved["ids"] if row_id not in place]
-        if missing:
-            raise CourseError(
-                f"{len(missing)} chosen ids, such as {missing[0]!r}, are not in {saved['source']}.",
-                "The file has changed since notebook 04 chose from it.",
-                "Run notebook 04 again.",
-            )
-        check_count(len(saved["ids"]))
-        rows = pool.select([place[row_id] for row_id in saved["ids"]])
-        print(
-            f"Using your selection of {len(rows)} conversations from {Path(saved['source']).name}."
+        only_ids = isinstance(saved, dict) and "ids" in saved
+        raise CourseError(
+            f"{file} does not hold {'conversations, only their ids' if only_ids else 'a selection'}.",
+            "An earlier version of the course wrote it." if only_ids else "Was it edited by hand?",
+            "Run notebook 04 again, or delete the file to get the best of the course's pool.",
         )
     # At test size every n-th, so that short and long ones are among them.
     count = min(len(rows), size().conversations)
@@ -157,11 +229,17 @@ def of_run(record: dict) -> "Dataset":
         CourseError: the selection in the workspace holds others by now.
     """
     rows = load_selection()
-    if list(rows["id"]) != record["ids"]:
+    # Runs of an earlier version of the course know only the ids.
+    same = (
+        fingerprint(rows) == record["data"]
+        if "data" in record
+        else list(rows["id"]) == record.get("ids")
+    )
+    if not same:
         raise CourseError(
             "The selection in the workspace is not the one that this run was trained on.",
-            "You chose others in notebook 04 since, or COURSE_SIZE changed. Only runs on the same rows can be "
-            "compared.",
+            "You saved others in notebook 04 since, changed them in notebook 05, or COURSE_SIZE changed. Only runs "
+            "on the same conversations can be compared.",
             "Run notebook 05 again, or go back to your earlier selection in notebook 04.",
         )
     return rows

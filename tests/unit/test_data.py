@@ -21,7 +21,7 @@ from rows import (
     write_lines,
 )
 
-from helpers import data
+from helpers import data, letters
 
 HOMEWORK = Path(__file__).parents[3] / "shared" / "hw5" / "test_set_evol_instruct_150.json"
 needs_homework = pytest.mark.skipif(
@@ -159,7 +159,7 @@ def test_a_folder_with_splits_gives_the_training_split_or_the_only_one(tmp_path,
     assert data.load_conversations(tmp_path / "saved")["id"] == [first]
 
 
-text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
+text = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda t: not letters.is_blank(t))
 
 
 @few
@@ -179,7 +179,7 @@ def test_every_valid_conversation_is_read_as_it_was_written(tmp_path_factory, dr
 # --------------------------------------------------------------------------------- files that are refused
 def test_a_missing_file_is_refused(tmp_path):
     message = refusal(data.load_conversations, tmp_path / "rwos.json")
-    assert f"There is no file {tmp_path / 'rwos.json'}" in message
+    assert f"There is no file {tmp_path / 'rwos.json'}." in message
     assert "correct the name" in message
 
 
@@ -291,6 +291,15 @@ BAD_ROWS = {
         "the user's message is empty",
     ),
     "an Alpaca row of numbers": ({"instruction": 1, "output": 2}, "must be text"),
+    "an answer nobody can see": (
+        turns(user("x"), assistant("\u200b\u2060\u3164\ufeff")),
+        "the assistant's message is empty",
+    ),
+    "a system message at the end": (
+        turns(user("x"), assistant("y"), {"role": "system", "content": "z"}),
+        "a system message stands last",
+    ),
+    "half a letter in an id": (TRAINING_ROW | {"id": "\ud800"}, "holds half a letter"),
 }
 
 
@@ -324,33 +333,47 @@ def test_a_bad_row_of_a_saved_dataset_is_refused_with_folder_and_row(tmp_path, b
     assert refusal(data.load_conversations, tmp_path / "saved").startswith("saved, row 1: ")
 
 
-def test_rows_with_an_empty_answer_can_be_left_out_and_are_counted(tmp_path, capsys):
-    empty = [{"instruction": "x", "input": "", "output": " "}, conversation("e", "x", "")]
-    path = write(tmp_path, [ALPACA[0], *empty, ALPACA[1]])
-    assert "load_conversations(…, skip_empty_answers=True)" in refused_file(path)
-    rows = data.load_conversations(path, skip_empty_answers=True)
+def test_rows_that_cannot_be_used_can_be_left_out_and_are_counted_by_reason(tmp_path, capsys):
+    bad = [
+        {"instruction": "x", "input": "", "output": " "},
+        conversation("e", "x", "\u200b\u00a0"),
+        turns({"role": "robot", "content": "x"}),
+        turns({"role": "tool", "content": "x"}),
+        TRAINING_ROW,
+        {"question": "x", "answer": "y"},
+    ]
+    path = write(tmp_path, [TRAINING_ROW, *bad, ALPACA[1]])
+    assert "load_conversations(…, skip_unusable=True)" in refused_file(path)
+    rows = data.load_conversations(path, skip_unusable=True)
     # Ids made from row numbers stay those of the file.
-    assert rows["id"] == ["row_1", "row_4"]
-    out = capsys.readouterr().out
-    assert "rows.json: 2 rows with an empty answer left out, first row 2." in out
+    assert rows["id"] == ["identity_1", "row_8"]
+    assert capsys.readouterr().out.splitlines() == [
+        "rows.json: 6 of 8 rows left out.",
+        "  2 times: the assistant's message is empty or not text (first: row 2)",
+        "  1 times: unknown role 'robot' (first: row 4)",
+        "  1 times: unknown role 'tool' (first: row 5)",
+        "  1 times: an id that an earlier row has (first: row 6)",
+        "  1 times: no conversation (first: row 7)",
+    ]
 
 
-def test_leaving_out_empty_answers_hides_no_other_mistake_and_keeps_its_row_number(tmp_path):
-    rows = [conversation("e", "x", ""), conversation("a", "", "x")]
-    message = refusal(data.load_conversations, write(tmp_path, rows), skip_empty_answers=True)
-    assert message.startswith("rows.json, row 2: the user's message is empty")
-    assert "skip_empty_answers" not in message
+@pytest.mark.parametrize("row", [row for row, _ in BAD_ROWS.values()], ids=BAD_ROWS.keys())
+def test_every_bad_row_can_be_left_out(tmp_path, row, capsys):
+    path = write(tmp_path, [TRAINING_ROW, row])
+    assert data.load_conversations(path, skip_unusable=True).to_list() == [TRAINING_ROW]
+    assert "rows.json: 1 of 2 rows left out." in capsys.readouterr().out
 
 
-def test_leaving_out_empty_answers_says_nothing_where_there_are_none(tmp_path, capsys):
-    rows = data.load_conversations(write(tmp_path, [TRAINING_ROW]), skip_empty_answers=True)
+def test_leaving_out_says_nothing_where_every_row_can_be_used(tmp_path, capsys):
+    rows = data.load_conversations(write(tmp_path, [TRAINING_ROW]), skip_unusable=True)
     assert (len(rows), capsys.readouterr().out) == (1, "")
 
 
-def test_a_file_of_empty_answers_only_is_refused(tmp_path):
+def test_a_file_without_a_usable_row_is_refused_with_the_reason(tmp_path):
     path = write(tmp_path, [conversation("e", "x", "")])
-    message = refusal(data.load_conversations, path, skip_empty_answers=True)
-    assert message.startswith("rows.json has no row with an answer")
+    message = refusal(data.load_conversations, path, skip_unusable=True)
+    assert message.startswith("rows.json has no row that can be used")
+    assert "the assistant's message is empty" in message
 
 
 def test_duplicate_ids_are_refused_with_both_rows(tmp_path):

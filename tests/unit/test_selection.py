@@ -1,6 +1,7 @@
 """Choosing and ordering conversations, and keeping the choice."""
 
 import json
+import math
 
 import pytest
 from hypothesis import assume, given, settings
@@ -79,6 +80,73 @@ def test_no_limit_outside_1_to_100_is_accepted(limit):
     assert "1 to 100" in message
 
 
+# ------------------------------------------------------------------------------------- keys that stop
+THREE = dataset(*(conversation(name, f"question {name}", "x") for name in "abc"))
+
+
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [
+        (None, "None"),
+        ("short", "'short'"),
+        (math.nan, "nan"),
+        ((1, None), "(1, None)"),
+        ((1, "b"), "(1, 'b')"),
+        ((math.nan, 1), "(nan, 1)"),
+        ((), "()"),
+        ({"a": 1}, "{'a': 1}"),
+        (1j, "1j"),
+    ],
+)
+@pytest.mark.parametrize("row_id", ["a", "c"])
+def test_a_key_that_has_no_place_in_the_order_is_refused_with_the_row(returned, named, row_id):
+    message = refusal(selection.select, THREE, lambda r: returned if r["id"] == row_id else 1)
+    assert message.startswith(f"The sort key returned {named} for the conversation '{row_id}'")
+    assert "number" in message
+
+
+def test_keys_of_different_kinds_are_refused_with_the_row():
+    message = refusal(selection.select, THREE, lambda r: (1, 2) if r["id"] == "b" else 1)
+    assert "2 values, and for the first row 1 for the conversation 'b'" in message
+
+
+def test_a_key_that_stops_is_named_with_the_row_and_its_error():
+    message = refusal(selection.select, THREE, lambda r: -r["score"])
+    assert "stopped at the conversation 'a': TypeError: bad operand type" in message
+    assert "`None` for a score" in message
+    assert "TypeError" in refusal(selection.select, THREE, "score")
+
+
+def test_a_key_s_own_refusal_comes_through():
+    assert "'a' has no score" in refusal(selection.select, THREE, selection.advanced_key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        lambda r: r["id"] == "b",
+        lambda r: (r["id"] != "b", len(r["id"])),
+        lambda r: [0 if r["id"] == "b" else 10**400],
+        lambda r: -math.inf if r["id"] == "b" else 0.5,
+    ],
+    ids=["truth", "tuple", "list", "infinite"],
+)
+def test_whatever_can_be_ordered_is_a_key(key):
+    smallest = selection.select(THREE, key)["id"]
+    assert smallest in (["b", "a", "c"], ["a", "c", "b"])
+    assert selection.select(THREE, key, largest_first=True)["id"] != smallest
+
+
+def test_nothing_to_choose_from_is_said():
+    assert "no row to choose from" in refusal(selection.select, THREE.select([]), selection.words)
+
+
+@pytest.mark.parametrize("limit", [2.5, "10", True, None])
+def test_a_limit_that_is_no_whole_number_is_refused(limit):
+    message = refusal(selection.select, THREE, selection.words, limit=limit)
+    assert message.startswith(f"{limit} conversations were chosen") and "whole number" in message
+
+
 # ---------------------------------------------------------------------------------------------- overlap
 ASKED = "Name a river in  Africa."
 
@@ -153,15 +221,14 @@ def test_a_saved_selection_comes_back_in_its_order(workspace, full_size, pool_fi
     assert "3 conversations from pool.json" in capsys.readouterr().out
 
 
-def test_a_selection_survives_a_reordered_file(workspace, full_size, pool_file):
-    selection.save_selection(data.load_conversations(pool_file).select([5, 3, 100]), pool_file)
-    pool_file.write_text(json.dumps(json.loads(pool_file.read_text())[::-1]))
-    assert selection.load_selection()["id"] == ["c5", "c3", "c100"]
+def test_a_selection_needs_its_file_no_more(workspace, full_size, pool_file):
+    chosen = data.load_conversations(pool_file).select([5, 3, 100])
+    selection.save_selection(chosen, pool_file)
+    pool_file.unlink()
+    assert selection.load_selection().to_list() == chosen.to_list()
 
 
-def test_a_selection_from_a_file_in_the_workspace_survives_a_move_of_the_workspace(
-    workspace, full_size, monkeypatch
-):
+def test_a_selection_survives_a_move_of_the_workspace(workspace, full_size, monkeypatch):
     workspace.mkdir()
     pool = write(workspace, [TRAINING_ROW], "mine.json")
     selection.save_selection(data.load_conversations(pool), pool)
@@ -170,29 +237,39 @@ def test_a_selection_from_a_file_in_the_workspace_survives_a_move_of_the_workspa
     assert selection.load_selection().to_list() == [TRAINING_ROW]
 
 
-def test_a_selection_from_the_courses_pool_names_no_place_on_this_machine(workspace):
+def test_what_was_changed_before_it_was_saved_is_what_comes_back(workspace, full_size, pool_file):
+    rows = data.load_conversations(pool_file).select([5, 3]).to_list()
+    rows[0]["conversations"][1]["content"] = "a better answer"
+    edited = data.with_preamble(data.as_dataset(rows))
+    selection.save_selection(edited, pool_file)
+    assert selection.load_selection().to_list() == edited.to_list()
+
+
+def test_a_selection_names_no_place_on_this_machine(workspace):
     kept = selection.save_selection(
         data.load_conversations(data.OUR_POOL).select([0]), data.OUR_POOL
     )
-    assert json.loads(kept.read_text())["source"] == "data/conversations.json"
+    assert json.loads(kept.read_text())["source"] == "conversations.json"
 
 
-def test_ids_that_are_gone_from_the_file_are_refused_and_the_selection_is_kept(
+def test_rows_that_cannot_be_trained_on_are_not_saved(workspace, pool_file):
+    open_question = dataset(conversation("a", "q"))
+    assert "'a' has no answer" in refusal(selection.save_selection, open_question, pool_file)
+    twice = dataset(*[conversation("a", "q", "x")] * 2)
+    message = refusal(selection.save_selection, twice, pool_file)
+    assert message.startswith("Row 2 of the selection cannot be trained on: the id 'a'")
+    empty = dataset(conversation("a", "q", "x"), conversation("b", "q", "\u200b"))
+    message = refusal(selection.save_selection, empty, pool_file)
+    assert message.startswith("Row 2 of the selection cannot be trained on: the assistant's")
+    assert not (workspace / "selection.json").exists()
+
+
+def test_a_saved_selection_with_a_spoilt_row_is_refused_with_its_number(
     workspace, full_size, pool_file
 ):
     kept = selection.save_selection(data.load_conversations(pool_file).select([5, 3]), pool_file)
-    before = kept.read_bytes()
-    pool_file.write_text(json.dumps(json.loads(pool_file.read_text())[:5]))
-    message = refusal(selection.load_selection)
-    assert f"1 chosen ids, such as 'c5', are not in {pool_file}" in message
-    assert "Run notebook 04 again" in message
-    assert kept.read_bytes() == before
-
-
-def test_a_selection_whose_file_is_gone_is_refused(workspace, full_size, pool_file):
-    selection.save_selection(data.load_conversations(pool_file).select([5]), pool_file)
-    pool_file.unlink()
-    assert f"There is no file {pool_file}" in refusal(selection.load_selection)
+    kept.write_text(kept.read_text().replace("question 3", ""))
+    assert refusal(selection.load_selection).startswith(f"Row 2 of {kept} cannot be trained on")
 
 
 @pytest.mark.parametrize("count", [0, 101])
@@ -209,16 +286,27 @@ def test_a_selection_of_none_or_more_than_100_is_refused_and_the_earlier_one_kep
 
 def test_a_selection_that_was_edited_to_more_than_100_is_refused(workspace, full_size, pool_file):
     kept = selection.save_selection(data.load_conversations(pool_file).select([5]), pool_file)
-    ids = [f"c{i}" for i in range(101)]
-    kept.write_text(json.dumps({"source": str(pool_file), "ids": ids}))
+    rows = [conversation(f"c{i}", "q", "a") for i in range(101)]
+    kept.write_text(json.dumps({"source": "pool.json", "conversations": rows}))
     assert refusal(selection.load_selection).startswith("101 conversations were chosen")
 
 
-@pytest.mark.parametrize("content", [[], {"ids": ["c1"]}, {"source": "pool.json"}])
+@pytest.mark.parametrize("content", [[], {"source": "pool.json"}, {"conversations": []}])
 def test_a_selection_that_lacks_its_parts_is_refused(workspace, full_size, content):
     workspace.mkdir()
     (workspace / "selection.json").write_text(json.dumps(content))
-    assert "selection.json" in refusal(selection.load_selection)
+    message = refusal(selection.load_selection)
+    assert f"{workspace / 'selection.json'} does not hold a selection" in message
+
+
+def test_a_selection_of_ids_from_an_earlier_version_is_refused_and_kept(workspace, full_size):
+    workspace.mkdir()
+    file = workspace / "selection.json"
+    file.write_text(json.dumps({"source": "data/conversations.json", "ids": ["course_0001"]}))
+    message = refusal(selection.load_selection)
+    assert "does not hold conversations, only their ids" in message
+    assert "Run notebook 04 again" in message
+    assert "course_0001" in file.read_text()
 
 
 def test_without_a_selection_the_best_of_the_courses_pool_are_used_and_named(
@@ -275,10 +363,37 @@ def test_the_conversations_of_a_run_are_found_or_the_change_is_named(
     workspace, full_size, pool_file
 ):
     pool = data.load_conversations(pool_file)
+    chosen = pool.select([7, 2])
+    record = {"ids": ["c7", "c2"], "data": selection.fingerprint(chosen)}
+    selection.save_selection(chosen, pool_file)
+    assert selection.of_run(record).to_list() == chosen.to_list()
+    for other in (pool.select([2, 7]), data.with_preamble(chosen)):
+        selection.save_selection(other, pool_file)
+        assert "not the one that this run was trained on" in refusal(selection.of_run, record)
+
+
+def test_a_run_of_an_earlier_version_is_compared_by_its_ids(workspace, full_size, pool_file):
+    pool = data.load_conversations(pool_file)
     selection.save_selection(pool.select([7, 2]), pool_file)
-    rows = selection.of_run({"ids": ["c7", "c2"]})
-    assert list(rows["id"]) == ["c7", "c2"]
-    selection.save_selection(pool.select([2, 7]), pool_file)
-    assert "not the one that this run was trained on" in refusal(
-        selection.of_run, {"ids": ["c7", "c2"]}
-    )
+    assert list(selection.of_run({"ids": ["c7", "c2"]})["id"]) == ["c7", "c2"]
+    assert "not the one" in refusal(selection.of_run, {"ids": ["c2", "c7"]})
+    assert "not the one" in refusal(selection.of_run, {})
+
+
+def test_the_fingerprint_sees_every_change_of_ids_order_speakers_and_texts():
+    rows = [conversation("a", "q", "x"), conversation("b", "q", "y", "z", "w")]
+    system = conversation("a", "q", "x")
+    system["conversations"].insert(0, {"role": "system", "content": "Be brief."})
+    others = [
+        rows[::-1],
+        rows[:1],
+        [rows[0] | {"id": "c"}, rows[1]],
+        [rows[0], conversation("b", "q", "y", "z", "w ")],
+        [rows[0], conversation("b", "q", "y")],
+        [system, rows[1]],
+    ]
+    prints = [selection.fingerprint(dataset(*some)) for some in [rows, *others]]
+    assert len(set(prints)) == len(prints)
+    assert len(prints[0]) == 64
+    # Neither the score nor the kind of table counts.
+    assert selection.fingerprint([row | {"score": 3.0} for row in rows]) == prints[0]
