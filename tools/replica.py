@@ -1,6 +1,6 @@
 """Rebuild a Colab image as a virtual environment, install the kit on top, and run the course there.
 
-`python tools/replica.py [IMAGE] [--only-build]`: IMAGE is a label of helpers/images.json (default: the newest).
+`python tools/replica.py [IMAGE] [--only-build] [--notebooks 01 02]`: IMAGE is a label of helpers/images.json (default: the newest).
 The environment has the image's Python, its PyTorch, and the image's version of every package that the
 course uses or that PyTorch brings. It stays in build/replica/IMAGE until the next call, which builds it
 anew. PyTorch comes from PyPI, so it is a CUDA build (about 3 GB), and not the very one on Colab. Needs uv.
@@ -96,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("image", nargs="?", default=next(iter(locks.images())))
     parser.add_argument("--only-build", action="store_true", help="do not run the notebooks")
+    parser.add_argument("--notebooks", nargs="*", default=[], help="default: 01 to 06")
     asked = parser.parse_args()
     if asked.image not in locks.images():
         sys.exit(f"{asked.image} is not known. Known are {', '.join(locks.images())}.")
@@ -108,7 +109,7 @@ def main() -> None:
     print(f"kit installed and checked in {time.perf_counter() - started:.0f} s", flush=True)
     if asked.only_build:
         return
-    command = [sys.executable, ROOT / "tools" / "course.py", "--python", python]
+    command = [sys.executable, ROOT / "tools" / "course.py", "--python", python, *asked.notebooks]
     sys.exit(subprocess.run(command, env=on_colab(folder), check=False).returncode)
 
 
