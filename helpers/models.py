@@ -2,9 +2,11 @@
 
 import os
 
+from helpers import settings  # isort: skip
+
 # Unsloth reports each load to its makers unless told not to; a course has no business doing that.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-if os.environ.get("COURSE_T4") == "1":
+if settings.text("COURSE_T4") == "1":
     # For a T4 Unsloth chooses other kernels to answer up to 4, and 5 to 16, rows at once than for larger GPUs.
     os.environ.setdefault("UNSLOTH_GEMV_MAX_ROWS", "4")
     os.environ.setdefault("UNSLOTH_BNB_GEMM_4BIT", "1")
@@ -41,15 +43,23 @@ def limit_to_t4() -> None:
                 setattr(module, name, False)
 
 
-if os.environ.get("COURSE_T4") == "1" and torch.cuda.is_available():
+if settings.text("COURSE_T4") == "1" and torch.cuda.is_available():
     limit_to_t4()
 
 
 def default_name() -> str:
     """``COURSE_MODEL`` if set; else Llama-2-7B with a CUDA GPU and the small embedded model without."""
-    if named := os.environ.get("COURSE_MODEL", "").strip():
+    if named := settings.text("COURSE_MODEL"):
         return named
     return "llama-2-7b" if torch.cuda.is_available() else presets.EMBEDDED
+
+
+def learning_rate(choice: presets.Choice) -> float:
+    """The chosen learning rate, else the one that fits this machine's model."""
+    if choice.learning_rate is not None:
+        return choice.learning_rate
+    preset = presets.MODELS.get(default_name())
+    return preset.learning_rate if preset else presets.MODELS["llama-2-7b"].learning_rate
 
 
 def locate(model: str | os.PathLike | None = None) -> str:
@@ -132,7 +142,17 @@ def load(
     # On a GPU Unsloth sets it to the model's whole context. Beside max_new_tokens, which the course gives
     # with every answer, that would print a warning each time.
     loaded.generation_config.max_length = None
+    # What a run's record calls the model (a folder of adapters is no model).
+    loaded.course_name = _known_as(base) if adapted else str(model or default_name()).strip()
     return loaded, with_template(tokenizer, template, model_name=place)
+
+
+def _known_as(base: str) -> str:
+    """The preset of a base model, else where it is."""
+    if Path(base) == workspace.path("models", presets.EMBEDDED):
+        return presets.EMBEDDED
+    named = [name for name, one in presets.MODELS.items() if one.hub_id.lower() == base.lower()]
+    return next(iter(named), base)
 
 
 def _base_model(folder: Path) -> str:

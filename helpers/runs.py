@@ -4,13 +4,13 @@ A folder holds what the Trainer writes (checkpoints, ``trainer_state.json``), th
 ``run.json``: choice, data, versions and peak memory.
 """
 
+import hashlib
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from helpers import workspace
+from helpers import checkpoints, claims, workspace
 from helpers.errors import CourseError
 from helpers.presets import Choice
 
@@ -26,38 +26,95 @@ class Run(NamedTuple):
 
 
 def folder_for(choice: Choice, conversations: "Dataset") -> Path:
-    """The folder for a run: an interrupted run's with the same choice and data, else a new one."""
+    """The folder for a run: an interrupted run's with the same choice and data, else a new one.
+
+    Raises:
+        CourseError: such a run is being trained now, by another notebook.
+    """
     from helpers import models  # imports Unsloth, which a slider can do without
 
+    wanted = asked_of(choice, conversations, models.default_name())
     runs = workspace.path("runs")
-    name = f"r{choice.r}-alpha{choice.lora_alpha:g}"
-    number = 1
+    name = name_of(choice)
+    number, finished = 1, None
     while True:
         folder = runs / (name if number == 1 else f"{name}-{number}")
         if not folder.exists() or not any(folder.iterdir()):
             folder.mkdir(parents=True, exist_ok=True)
+            if finished:
+                print(f"{finished} is a finished run with these settings: {folder.name} is new.")
             return folder
         record = read(folder)
-        same = record.get("choice") == choice.to_dict() and record.get("ids") == list(
-            conversations["id"]
-        )
-        if (
-            same
-            and record.get("status") == "started"
-            and record.get("model") == models.default_name()
-        ):
-            print(f"An interrupted run with these settings is in {folder.name}.")
-            return folder
+        if is_same(record, wanted):
+            if record.get("status") == "started":
+                claims.refuse(folder)
+                print(f"An interrupted run with these settings is in {folder.name}.")
+                return folder
+            finished = finished or folder.name
         number += 1
 
 
+def name_of(choice: Choice) -> str:
+    """How the folder of a run with this choice is called; further ones get a number."""
+    return f"r{choice.r}-alpha{choice.lora_alpha:g}"
+
+
+def asked_of(choice: Choice, conversations: "Dataset", model: str) -> dict:
+    """The part of ``run.json`` that says what a run is: two runs with the same are the same.
+
+    ``data`` is of the rows themselves, since an edited row keeps its id.
+    """
+    return {
+        "model": model,
+        "choice": choice.to_dict(),
+        "ids": list(conversations["id"]),
+        "data": fingerprint(conversations),
+    }
+
+
+def fingerprint(conversations: "Dataset") -> str:
+    """A number for the rows themselves: all that is trained on, in its order."""
+    text = json.dumps([row["conversations"] for row in conversations], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_same(record: dict, wanted: dict) -> bool:
+    """Whether ``run.json`` is of the run that is wanted (`asked_of`).
+
+    A record of an older version of the course does not say which rows stood behind the ids: it is of no run.
+    """
+    return all(record.get(name) == value for name, value in wanted.items())
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished run, with its adapter."""
+    whole = (folder / "adapter_model.safetensors").is_file()
+    return whole and read(folder).get("status") == "finished"
+
+
 def latest() -> Run | None:
-    """The run that finished last in this workspace, or ``None``."""
-    name = (workspace.read_json("latest_run.json") or {}).get("name")
+    """The run that finished last in this workspace, or ``None``, which may have a reason: `missing`."""
+    name = _latest_name()
     folder = workspace.path("runs", name) if name else None
     if folder is None or not (folder / "adapter_model.safetensors").exists():
         return None
     return Run(folder, read(folder))
+
+
+def missing() -> str:
+    """Why there is no `latest` run, in one sentence."""
+    name = _latest_name()
+    if not name:
+        return "No finished run in this workspace"
+    folder = workspace.path("runs", name)
+    what = "has no adapter_model.safetensors any more" if folder.is_dir() else "is gone"
+    return f"The run that finished last, {name}, {what} (it was in {folder.parent})"
+
+
+def _latest_name() -> str | None:
+    noted = workspace.read_json("latest_run.json")
+    name = noted.get("name") if isinstance(noted, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def choice_of(run: Run, **changes) -> Choice:
@@ -76,46 +133,54 @@ def choice_of(run: Run, **changes) -> Choice:
         ) from error
 
 
-def find(choice: Choice, ids: list[str], model: str) -> Run | None:
+def find(choice: Choice, conversations: "Dataset", model: str) -> Run | None:
     """A finished run of this model with this choice and these conversations, or ``None``."""
-    wanted = {"status": "finished", "choice": choice.to_dict(), "ids": ids, "model": model}
+    wanted = asked_of(choice, conversations, model)
     for folder in sorted(workspace.path("runs").glob("*")):
-        record = read(folder)
-        whole = (folder / "adapter_model.safetensors").is_file()
-        if whole and all(record.get(name) == value for name, value in wanted.items()):
+        if is_finished(folder) and is_same(record := read(folder), wanted):
             return Run(folder, record)
     return None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; half-written ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    while found:
-        try:
-            json.loads((found[-1] / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(found.pop())
-        else:
-            return found[-1]
-    return None
+    """The newest whole checkpoint of a run, or ``None``; others are set aside, and it is said."""
+    sizes = read(folder).get("checkpoints")
+    return checkpoints.newest(folder, sizes if isinstance(sizes, dict) else None)
+
+
+def history(folder: Path) -> list[dict]:
+    """What the trainer noted after each step of a finished run, from its ``trainer_state.json``.
+
+    Raises:
+        CourseError: the file is not there (any more), or is damaged.
+    """
+    try:
+        text = (folder / "trainer_state.json").read_text(encoding="utf-8")
+        return json.loads(text)["log_history"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"The losses of the run {folder.name} cannot be read: {error}.",
+            f"They are in trainer_state.json in {folder}. The run was deleted or moved, or is not finished."
+            if not folder.is_dir() or not (folder / "trainer_state.json").exists()
+            else "The file was cut off or edited by hand.",
+            "Train again: from the cell on that adds the adapter.",
+        ) from error
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
-    """``(step, training loss)`` of a finished run, from its ``trainer_state.json``."""
-    state = json.loads((folder / "trainer_state.json").read_text())
-    return [
-        (entry["step"], float(entry["loss"])) for entry in state["log_history"] if "loss" in entry
-    ]
+    """``(step, training loss)`` of a finished run."""
+    return [(entry["step"], float(entry["loss"])) for entry in history(folder) if "loss" in entry]
 
 
 def read(folder: Path) -> dict:
     """``run.json`` of a run folder; empty where there is none."""
-    return workspace.read_json(str(folder / "run.json")) or {}
+    record = workspace.read_json(folder.absolute() / "run.json")
+    return record if isinstance(record, dict) else {}
 
 
 def write(folder: Path, record: dict) -> None:
     """Write ``run.json``, whole or not at all."""
-    workspace.write_json(f"runs/{folder.name}/run.json", record)
+    workspace.write_json(folder.absolute() / "run.json", record)
 
 
 def tokens_per_minute(model: str) -> float | None:

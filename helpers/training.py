@@ -3,21 +3,25 @@
 import os
 
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-from unsloth import FastLanguageModel, is_bfloat16_supported  # isort: skip  (before trl)
+from unsloth import is_bfloat16_supported  # isort: skip  (before trl)
 
 import gc
 import importlib.metadata
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from helpers import data, lab, lora, memory, models, presets, runs, selection, workspace
+from helpers import adapters, asked, claims, data, lab, lora, memory, models, presets, runs
+from helpers import selection, workspace
+from helpers.adapters import add_adapter
+from helpers.errors import CourseError
+from helpers.models import learning_rate
 from helpers.presets import Choice
+from helpers.progress import Clock, LivePlot, Stop
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,31 +32,9 @@ CPU_MICRO_BATCH = 4
 # 8 steps then took 46.8 s instead of 58.7 s and 1.1 GiB more memory, with the same loss (2 cores).
 CPU_KEPT_TOKENS = 2048
 SAVE_STEPS = 10
+# The newest, and the one before in case the newest is damaged.
+KEPT_CHECKPOINTS = 2
 VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
-
-
-def add_adapter(model, choice: Choice):
-    """``FastLanguageModel.get_peft_model`` with a choice's settings and the homework's seed."""
-    return FastLanguageModel.get_peft_model(
-        model,
-        r=choice.r,
-        lora_alpha=choice.lora_alpha,
-        target_modules=list(choice.target_modules),
-        lora_dropout=choice.lora_dropout,
-        bias="none",
-        use_gradient_checkpointing="unsloth",
-        random_state=presets.SEED,
-        use_rslora=choice.use_rslora,
-        loftq_config=None,
-    )
-
-
-def learning_rate(choice: Choice) -> float:
-    """The chosen learning rate, else the one that fits this machine's model."""
-    if choice.learning_rate is not None:
-        return choice.learning_rate
-    preset = presets.MODELS.get(models.default_name())
-    return preset.learning_rate if preset else presets.MODELS["llama-2-7b"].learning_rate
 
 
 def micro_batch(model, choice: Choice, longest: int) -> int:
@@ -92,7 +74,7 @@ def build_trainer(
     rows_at_once = micro_batch(model, choice, longest)
     config = build_config(choice, len(rows), rows_at_once, folder)
     trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=config)
-    return prepare(trainer)
+    return prepare(trainer, rows)
 
 
 def build_config(choice: Choice, row_count: int, rows_at_once: int, folder: Path) -> SFTConfig:
@@ -117,20 +99,24 @@ def build_config(choice: Choice, row_count: int, rows_at_once: int, folder: Path
         logging_steps=1,
         save_strategy="steps",
         save_steps=SAVE_STEPS,
-        save_total_limit=1,
+        save_total_limit=KEPT_CHECKPOINTS,
         report_to="none",
         disable_tqdm=True,
         **presets.TRAINING | {"warmup_steps": warmup},
     )
 
 
-def prepare(trainer: SFTTrainer) -> SFTTrainer:
+def prepare(trainer: SFTTrainer, rows: "Dataset | None" = None) -> SFTTrainer:
     """Keep the adapter in float32, and show losses as a plot instead of printed lines.
 
     On a CPU, TRL turns the adapter of a 4-bit model into bfloat16 when the trainer is built. Its 8 bits
     are too few for small updates, and a resumed run would differ. On a GPU Unsloth prevents that.
 
     A CPU has memory to spare for short rows: gradient checkpointing, which saves it for time, is off then.
+
+    Args:
+        trainer: as TRL built it.
+        rows: the prompt/completion rows it was built from; `train` compares them with what it is asked for.
     """
     at_once = trainer.args.per_device_train_batch_size * max(
         map(len, trainer.train_dataset["input_ids"])
@@ -141,8 +127,12 @@ def prepare(trainer: SFTTrainer) -> SFTTrainer:
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if trained_in := getattr(trainer.model, "trained_in", None):
+        adapters.put_back(trainer.model, Path(trained_in))
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_LivePlot())
+    trainer.remove_callback(LivePlot)
+    trainer.add_callback(LivePlot())
+    trainer.prepared_rows = None if rows is None else rows.to_list()
     return trainer
 
 
@@ -151,35 +141,105 @@ def train(
 ) -> runs.Run:
     """Train, or go on where an interrupted run stopped; save the adapter and ``run.json``.
 
-    Nothing that was computed is lost when the machine goes away: the folder holds the newest checkpoint,
-    and calling this again with the same trainer resumes from it. ``latest`` makes it the run that notebooks 06
-    and 07 look at.
+    Nothing that was computed is lost when the machine goes away: the folder holds the newest checkpoints,
+    and calling this again with the same trainer goes on from them. So it does after Stop. A run that is finished
+    is returned as it is. ``latest`` makes it the run that notebooks 06 and 07 look at.
+
+    Raises:
+        CourseError: the trainer was not built for this choice and these conversations; another notebook trains
+            this run; or the training was stopped, and where it can go on.
     """
-    folder = Path(trainer.args.output_dir)
+    folder = Path(trainer.args.output_dir).absolute()
+    asked.check_trainer(trainer, choice, conversations, folder)
     check_space(trainer, folder)
     record = _describe(trainer, choice, conversations)
-    checkpoint = runs.newest_checkpoint(folder)
-    before = runs.read(folder) if checkpoint else {}
-    so_far = {name: before[name] for name in ("minutes", "tokens") if name in before}
-    runs.write(folder, record | {"status": "started"} | so_far)
-    if checkpoint:
-        print(f"Going on from {checkpoint.name}.")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    clock = _Clock(folder, record, so_far.get("minutes", 0))
-    trainer.add_callback(clock)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    record |= {"minutes": clock.minutes(), "status": "finished"}
-    if torch.cuda.is_available():
-        record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
-    # Undo the automatic mixed precision around the model: answers then equal those after a reload.
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    trainer.save_model(str(folder))
-    trainer.save_state()
-    runs.write(folder, record)
+    with claims.claim(folder) as lost:
+        before = runs.read(folder)
+        asked.check_folder(folder, before, record)
+        if not runs.is_finished(folder):
+            record = _train(trainer, folder, record, before, Stop(lost))
+        elif adapters.holds(trainer.model, folder):
+            record = before
+            print(
+                f"The run {folder.name} is finished, and nothing was trained now. For another one change the "
+                "choice, and run the cells from the one that adds the adapter on."
+            )
+        else:
+            raise CourseError(
+                f"The run {folder.name} is finished, and its adapter is not the one of this trainer's model.",
+                "It was finished in another notebook, or the adapter was made anew since. Nothing was "
+                "overwritten.",
+                "For a new run, run the cells again from the one with runs.folder_for on.",
+            )
     if latest:
         workspace.write_json("latest_run.json", {"name": folder.name})
     return runs.Run(folder, record)
+
+
+def _train(trainer: SFTTrainer, folder: Path, record: dict, before: dict, stop: Stop) -> dict:
+    """Train to the end, and return the record; or CourseError saying where it was stopped."""
+    checkpoint = runs.newest_checkpoint(folder)
+    if checkpoint:
+        asked.check_saved(checkpoint, record)
+        print(f"Going on from {checkpoint.name}.")
+    elif adapters.is_trained(trainer.model):
+        raise CourseError(
+            f"This adapter has been trained already, and {folder.name} has no checkpoint to go on from.",
+            "A run starts from an untrained adapter.",
+            asked.FROM_THE_ADAPTER_ON,
+        )
+    elif before:
+        print("No whole checkpoint is there: training starts anew.")
+    kept = ("minutes", "tokens", "checkpoints") if checkpoint else ()
+    so_far = {name: before[name] for name in kept if name in before}
+    runs.write(folder, record | {"status": "started"} | so_far)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    clock = Clock(folder, record, so_far.get("minutes", 0))
+    for callback in (clock, stop):
+        trainer.remove_callback(type(callback))
+        trainer.add_callback(callback)
+    # What is left of a training that was broken off: Adam's averages, and the place in the random numbers.
+    trainer.optimizer = trainer.lr_scheduler = None
+    set_seed(trainer.args.seed)
+    try:
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt:
+        raise _stopped(trainer, folder) from None
+    finally:
+        # Undo the automatic mixed precision around the model: answers then equal those after a reload.
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        # It stays marked as wrapped, and would go on without mixed precision.
+        trainer.model.__dict__.pop("_is_accelerate_prepared", None)
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise _stopped(trainer, folder)
+    record = record | {"minutes": clock.minutes(), "status": "finished"}
+    if torch.cuda.is_available():
+        record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
+    trainer.save_model(str(folder))
+    trainer.save_state()
+    asked.check_saved(folder, record)
+    trainer.model.trained_in = str(folder)
+    runs.write(folder, record)
+    return record
+
+
+def _stopped(trainer: SFTTrainer, folder: Path) -> CourseError:
+    """What is said after Stop: what is saved, and how to go on."""
+    step, steps = trainer.state.global_step, trainer.state.max_steps
+    checkpoint = runs.newest_checkpoint(folder)
+    if checkpoint is None:
+        return CourseError(
+            f"Training was broken off after step {step} of {steps}.",
+            "You pressed Stop twice, and no checkpoint was saved yet.",
+            f"To train this run anew: {asked.FROM_THE_ADAPTER_ON}",
+        )
+    return CourseError(
+        f"Training was stopped after step {step} of {steps}.",
+        f"You pressed Stop. What was trained is saved in {checkpoint.name} of the run {folder.name}.",
+        "Run this cell again to go on from there; in a new session, run the notebook from the top.",
+    )
 
 
 def finished_run() -> runs.Run:
@@ -189,14 +249,15 @@ def finished_run() -> runs.Run:
     """
     run, model_name = runs.latest(), models.default_name()
     if run is not None and run.record.get("model") == model_name:
-        chosen = run.record["choice"]
+        choice = runs.choice_of(run)
+        asked.check_saved(run.folder, run.record)
         print(
-            f"Using the run {run.folder.name}: r = {chosen['r']}, alpha = {chosen['lora_alpha']:g}, "
+            f"Using the run {run.folder.name}: r = {choice.r}, alpha = {choice.lora_alpha:g}, "
             f"{len(run.record['ids'])} conversations."
         )
         return run
     if run is None:
-        print("No finished run in this workspace: training one now, as notebook 05 does.")
+        print(f"{runs.missing()}: training one now, as notebook 05 does.")
     else:
         print(
             f"The run {run.folder.name} belongs to {run.record.get('model')}, and this machine uses "
@@ -216,7 +277,7 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
         changes: fields of `Choice`, such as ``r=4``.
     """
     choice = runs.choice_of(run, **changes)
-    found = runs.find(choice, list(conversations["id"]), run.record["model"])
+    found = runs.find(choice, conversations, run.record["model"])
     if found is not None:
         print(f"Using the run {found.folder.name}.")
         return found
@@ -239,17 +300,22 @@ def _load_and_train(choice: Choice, conversations: "Dataset", *, latest: bool = 
 
 
 def check_space(trainer: SFTTrainer, folder: Path) -> None:
-    """CourseError unless there is room for two checkpoints: adapter and both Adam states in float32."""
+    """CourseError unless there is room: adapter and both Adam states in float32, for each checkpoint.
+
+    An old checkpoint is deleted after the next one is written.
+    """
     trainable = lora.count_parameters(trainer.model).trainable
-    workspace.need_space(2 * 12 * trainable / memory.GIB + 0.05, f"the run in {folder.name}")
+    checkpoints = KEPT_CHECKPOINTS + 1
+    workspace.need_space(
+        checkpoints * 12 * trainable / memory.GIB + 0.05, f"the run in {folder.name}"
+    )
 
 
 def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> dict:
     args = trainer.args
-    return {
-        "model": models.default_name(),
-        "choice": choice.to_dict(),
-        "ids": list(conversations["id"]),
+    # The model that was loaded, also where COURSE_MODEL has changed since.
+    model = getattr(trainer.model, "course_name", None) or models.default_name()
+    return runs.asked_of(choice, conversations, model) | {
         "tokens": round(sum(map(len, trainer.train_dataset["input_ids"])) * choice.epochs),
         "micro_batch": args.per_device_train_batch_size,
         "learning_rate": args.learning_rate,
@@ -257,51 +323,3 @@ def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> 
         "trainable_parameters": lora.count_parameters(trainer.model).trainable,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }
-
-
-class _Clock(TrainerCallback):
-    """Notes at each checkpoint how many minutes and tokens it took, so that a run that goes on counts on."""
-
-    def __init__(self, folder: Path, record: dict, minutes_before: float):
-        self.folder, self.record, self.before = folder, record, minutes_before
-        self.started = time.perf_counter()
-
-    def minutes(self) -> float:
-        """Minutes of training so far, those before an interruption included."""
-        return round(self.before + (time.perf_counter() - self.started) / 60, 2)
-
-    def on_save(self, args, state, control, **kwargs):
-        tokens = round(self.record["tokens"] * state.global_step / state.max_steps)
-        so_far = {"status": "started", "minutes": self.minutes(), "tokens": tokens}
-        runs.write(self.folder, self.record | so_far)
-
-
-class _LivePlot(TrainerCallback):
-    """Shows the training loss as a figure that is redrawn at every logged step."""
-
-    def __init__(self):
-        self.points: list[tuple[int, float]] = []
-        self.handle = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.points = [(e["step"], float(e["loss"])) for e in state.log_history if "loss" in e]
-        self.started = time.perf_counter()
-        self.first_step = state.global_step
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not logs or "loss" not in logs:
-            return
-        from IPython.display import HTML, display
-
-        from helpers import plots
-
-        self.points.append((state.global_step, float(logs["loss"])))
-        pace = (time.perf_counter() - self.started) / max(1, state.global_step - self.first_step)
-        left = pace * (state.max_steps - state.global_step)
-        text = f"step {state.global_step} of {state.max_steps}, loss {self.points[-1][1]:.2f}"
-        text += f", about {left / 60:.1f} min left" if left > 1 else ""
-        picture = HTML(plots.loss_svg(self.points, state.max_steps, text))
-        if self.handle is None:
-            self.handle = display(picture, display_id=True)
-        else:
-            self.handle.update(picture)

@@ -93,7 +93,7 @@ def write_json(name: str | Path, content: object) -> Path:
     return target
 
 
-def read_json(name: str) -> dict | list | None:
+def read_json(name: str | Path) -> dict | list | None:
     """The content of a JSON file in the workspace, or ``None`` where there is none."""
     target = path(name)
     if not target.exists():

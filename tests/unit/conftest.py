@@ -1,6 +1,10 @@
 """Shared by the unit tests: one thread, and one finished training of the tiny Llama."""
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 from hypothesis import settings
@@ -33,3 +37,49 @@ def trained(tiny_llama, tmp_path_factory):
         patch.setenv("COURSE_MODEL", str(tiny_llama))
         patch.setenv("COURSE_WORKSPACE", str(tmp_path_factory.mktemp("trained")))
         return tiny_run.fit()
+
+
+@pytest.fixture(scope="session")
+def killed(tiny_llama, tmp_path_factory):
+    """Workspace of a training that got kill -9 after step 22, with checkpoints of steps 10 and 20."""
+    import tiny_run
+
+    folder = tmp_path_factory.mktemp("killed") / "workspace"
+    environment = os.environ | {"COURSE_MODEL": str(tiny_llama), "COURSE_WORKSPACE": str(folder)}
+    done = subprocess.run(
+        [sys.executable, tiny_run.__file__, "kill"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return folder
+
+
+@pytest.fixture
+def interrupted(killed, workspace):
+    """The run folder in a copy of that workspace."""
+    shutil.copytree(killed, workspace)
+    (folder,) = (workspace / "runs").iterdir()
+    assert {f.name for f in folder.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-20"}
+    return folder
+
+
+@pytest.fixture
+def resume():
+    """Run the training again; return the run, and how many steps were taken now."""
+    import tiny_run
+    from transformers import TrainerCallback
+
+    class Count(TrainerCallback):
+        steps = 0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.steps += 1
+
+    def again():
+        counter = Count()
+        return tiny_run.fit(callback=counter).run, counter.steps
+
+    return again

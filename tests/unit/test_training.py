@@ -1,11 +1,7 @@
 """Training: what is learnt, with which settings, and that an interrupted run loses nothing."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,18 +38,6 @@ def dataset(*rows):
     return Dataset.from_list(list(rows))
 
 
-def adapter(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def assert_same_adapter(run: runs.Run, expected: runs.Run) -> None:
-    found, whole = adapter(run.folder), adapter(expected.folder)
-    assert found.keys() == whole.keys()
-    assert all(torch.equal(found[name], whole[name]) for name in whole)
-
-
 def files(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, with its content."""
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
@@ -88,7 +72,7 @@ def test_both_answers_of_a_conversation_with_two_turns_are_learnt(workspace):
 
 def test_the_adapter_is_in_float32_in_training_and_on_disk(trained):
     in_memory = {p.dtype for p in trained.model.parameters() if p.requires_grad}
-    on_disk = {tensor.dtype for tensor in adapter(trained.run.folder).values()}
+    on_disk = {tensor.dtype for tensor in tiny_run.adapter(trained.run.folder).values()}
     assert in_memory == on_disk == {torch.float32}
 
 
@@ -112,7 +96,7 @@ def test_a_model_that_has_answered_questions_trains_like_one_that_has_not(worksp
     model, tokenizer, trainer = tiny_run.build(rows)
     evaluation.generate(model, tokenizer, ["Why?"], max_new_tokens=2)
     evaluation.answer_losses(model, tokenizer, rows.select(range(2)))
-    assert_same_adapter(training.train(trainer, tiny_run.CHOICE, rows), trained.run)
+    tiny_run.assert_same_adapter(training.train(trainer, tiny_run.CHOICE, rows), trained.run)
 
 
 def test_a_reloaded_adapter_gives_the_same_losses_and_answers_as_the_trained_model(trained):
@@ -279,98 +263,6 @@ def test_a_rank_of_zero_never_reaches_the_trainer():
         replace(tiny_run.CHOICE, r=0)
 
 
-# ------------------------------------------------------------------------------------- interruption
-@pytest.fixture(scope="module")
-def killed(tiny_llama, tmp_path_factory):
-    """Workspace of a training that got kill -9 after step 14, with a checkpoint of step 10."""
-    folder = tmp_path_factory.mktemp("killed") / "workspace"
-    environment = os.environ | {"COURSE_MODEL": str(tiny_llama), "COURSE_WORKSPACE": str(folder)}
-    done = subprocess.run(
-        [sys.executable, tiny_run.__file__],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    return folder
-
-
-@pytest.fixture
-def interrupted(killed, workspace):
-    """The run folder in a copy of that workspace."""
-    shutil.copytree(killed, workspace)
-    (folder,) = (workspace / "runs").iterdir()
-    assert {f.name for f in folder.glob("checkpoint-*")} == {"checkpoint-10"}
-    return folder
-
-
-@pytest.fixture
-def resume():
-    """Run the training again; return the run, and how many steps were taken now."""
-    from transformers import TrainerCallback
-
-    class Count(TrainerCallback):
-        steps = 0
-
-        def on_step_end(self, args, state, control, **kwargs):
-            self.steps += 1
-
-    def again() -> tuple[runs.Run, int]:
-        counter = Count()
-        return tiny_run.fit(callback=counter).run, counter.steps
-
-    return again
-
-
-def half_write(newer: Path) -> None:
-    """Make a checkpoint as a killed process leaves it: the newest, without its last file."""
-    if not newer.exists():
-        shutil.copytree(newer.with_name("checkpoint-10"), newer)
-    (newer / "trainer_state.json").unlink()
-
-
-def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_one_that_was_never_killed(
-    interrupted, trained, resume, capsys
-):
-    run, steps = resume()
-    assert run.folder == interrupted and run.record["status"] == "finished"
-    assert steps == tiny_run.STEPS - 10 and "checkpoint-10" in capsys.readouterr().out
-    assert_same_adapter(run, trained.run)
-    assert runs.losses(run.folder) == runs.losses(trained.run.folder)
-
-
-def test_a_half_written_newest_checkpoint_is_dropped_for_the_one_before(
-    interrupted, trained, resume
-):
-    half_write(interrupted / "checkpoint-20")
-    run, steps = resume()
-    assert steps == tiny_run.STEPS - 10
-    assert_same_adapter(run, trained.run)
-
-
-def test_without_a_whole_checkpoint_training_starts_anew(interrupted, trained, resume):
-    half_write(interrupted / "checkpoint-10")
-    assert runs.newest_checkpoint(interrupted) is None
-    assert not list(interrupted.glob("checkpoint-*"))
-    run, steps = resume()
-    assert steps == tiny_run.STEPS
-    assert_same_adapter(run, trained.run)
-
-
-@pytest.mark.parametrize("content", ["", '{"best_global_step": null, "epo'])
-def test_a_checkpoint_whose_state_is_cut_off_is_dropped(interrupted, content):
-    newer = shutil.copytree(interrupted / "checkpoint-10", interrupted / "checkpoint-20")
-    (newer / "trainer_state.json").write_text(content)
-    assert runs.newest_checkpoint(interrupted).name == "checkpoint-10"
-
-
-def test_the_newest_checkpoint_is_the_one_with_the_most_steps(interrupted):
-    for steps in (9, 100):
-        shutil.copytree(interrupted / "checkpoint-10", interrupted / f"checkpoint-{steps}")
-    assert runs.newest_checkpoint(interrupted).name == "checkpoint-100"
-
-
 # -------------------------------------------------------------------------------- folders and records
 def test_an_interrupted_run_keeps_its_folder_and_every_other_run_gets_a_new_one(interrupted):
     rows, choice = tiny_run.conversations(), tiny_run.CHOICE
@@ -478,9 +370,8 @@ def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_
 # ------------------------------------------------------------------------------------ how fast it was
 def test_a_resumed_run_counts_its_minutes_and_tokens_on(interrupted, resume, trained):
     record, whole = runs.read(interrupted), trained.run.record["tokens"]
-    assert record["tokens"] == round(whole * 10 / tiny_run.STEPS)
-    workspace_name = f"runs/{interrupted.name}/run.json"
-    places.write_json(workspace_name, record | {"minutes": 7.0})
+    assert record["tokens"] == round(whole * 20 / tiny_run.STEPS)
+    runs.write(interrupted, record | {"minutes": 7.0})
     assert runs.tokens_per_minute(record["model"]) == record["tokens"] / 7
     run, _ = resume()
     assert run.record["tokens"] == whole and 7.0 <= run.record["minutes"] < 8.0
@@ -505,12 +396,13 @@ def test_a_variant_differs_in_what_was_asked_and_is_trained_once(workspace, trai
 def test_a_run_is_found_by_choice_data_and_model_if_its_adapter_is_there(workspace, trained):
     shutil.copytree(trained.run.folder.parent.parent, workspace)
     record = trained.run.record
-    wanted = {"choice": tiny_run.CHOICE, "ids": record["ids"], "model": record["model"]}
+    rows = tiny_run.conversations()
+    wanted = {"choice": tiny_run.CHOICE, "conversations": rows, "model": record["model"]}
     found = runs.find(**wanted)
     assert found.record == record
     for other in (
         {"choice": replace(tiny_run.CHOICE, r=8)},
-        {"ids": record["ids"][:-1]},
+        {"conversations": rows.select(range(len(rows) - 1))},
         {"model": "another"},
     ):
         assert runs.find(**wanted | other) is None

@@ -1,8 +1,9 @@
-"""Train the tiny Llama as notebook 05 trains its model. As a script: the same, killed in the middle."""
+"""Train the tiny Llama as notebook 05 trains its model. As a script: the same, killed or waiting in the middle."""
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from helpers.presets import Choice
 
 CHOICE = Choice(r=4, lora_alpha=8, max_seq_length=512, batch_size=4, epochs=3, learning_rate=0.01)
 # 32 rows, 4 at a time, 3 times: 24 steps, with checkpoints after 10, 20 and 24.
-ROWS, STEPS, KILLED_AFTER = 32, 24, 14
+ROWS, STEPS, KILLED_AFTER = 32, 24, 22
 
 
 class Fitted(NamedTuple):
@@ -47,12 +48,29 @@ def fit(rows=None, choice: Choice = CHOICE, callback=None) -> Fitted:
     return Fitted(model, tokenizer, trainer, training.train(trainer, choice, rows))
 
 
+def adapter(folder: Path) -> dict:
+    """The tensors that a run or a checkpoint saved."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same_adapter(run: runs.Run, expected: runs.Run) -> None:
+    """Two runs saved the same numbers, bit for bit."""
+    found, whole = adapter(run.folder), adapter(expected.folder)
+    assert found.keys() == whole.keys()
+    assert all((found[name] == whole[name]).all() for name in whole)
+
+
 if __name__ == "__main__":
     from transformers import TrainerCallback
 
-    class Kill(TrainerCallback):
+    class Break(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == KILLED_AFTER:
+                if sys.argv[1] == "wait":
+                    print("waiting", flush=True)
+                    time.sleep(600)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    fit(callback=Kill())
+    fit(callback=Break())

@@ -1,0 +1,137 @@
+"""Give a model the adapter that was chosen; say whether a model holds what was chosen, or a run's adapter."""
+
+import os
+
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+from unsloth import FastLanguageModel  # isort: skip  (before peft)
+
+import gc
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from helpers import presets
+from helpers.errors import CourseError
+from helpers.presets import Choice
+
+# What adapter_config.json and a choice both hold, by the same names.
+SETTINGS = ("r", "lora_alpha", "lora_dropout", "use_rslora")
+
+
+def add_adapter(model, choice: Choice):
+    """``FastLanguageModel.get_peft_model`` with a choice's settings and the homework's seed.
+
+    A model that has an adapter gets a new one in its place, untrained, as if it had just been loaded. (Unsloth
+    keeps the old one on a CPU, whatever is asked, and on a GPU it goes on from the trained one or stops.)
+
+    Raises:
+        CourseError: the base of a model with an adapter was given, instead of what this function returned.
+    """
+    if isinstance(model, PeftModel):
+        model = _without_adapter(model)
+    elif getattr(model, "peft_config", None):
+        raise CourseError(
+            "This model is already the base of a model with an adapter.",
+            "A second adapter would be trained on top of the first.",
+            "Run the cell that loads the model again, then this one.",
+        )
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=choice.r,
+        lora_alpha=choice.lora_alpha,
+        target_modules=list(choice.target_modules),
+        lora_dropout=choice.lora_dropout,
+        bias="none",
+        use_gradient_checkpointing="unsloth",
+        random_state=presets.SEED,
+        use_rslora=choice.use_rslora,
+        loftq_config=None,
+    )
+
+
+def _without_adapter(model):
+    """The base of a model with an adapter, as it was before; the adapter is lost.
+
+    Unsloth puts its own functions in place of some layers' when it adds an adapter on a GPU
+    (``patch_peft_model`` in unsloth/models/llama.py); those go too.
+    """
+    base = model.unload()
+    # A trainer may still hold the old model: this says that it has no adapter any more.
+    model.peft_config.clear()
+    base.disable_input_require_grads()
+    if torch.cuda.is_available():
+        from unsloth.models import llama
+
+        for layer in base.model.layers:
+            layer.self_attn.apply_qkv = llama.original_apply_qkv
+            layer.self_attn.apply_o = llama.original_apply_o
+            layer.mlp.__dict__.pop("forward", None)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return base
+
+
+def differences(settings: dict, choice: Choice) -> list[str]:
+    """In which settings an adapter is not the chosen one, in words; empty if in none.
+
+    Args:
+        settings: an adapter's, as in ``adapter_config.json``.
+        choice: what was chosen.
+    """
+    found = [
+        f"{name} is {settings.get(name)!r} instead of {getattr(choice, name)!r}"
+        for name in SETTINGS
+        if settings.get(name) != getattr(choice, name)
+    ]
+    modules = settings.get("target_modules") or []
+    if set(modules) != set(choice.target_modules):
+        found.append(f"target_modules are {', '.join(sorted(modules))}")
+    return found
+
+
+def settings_of(model) -> dict:
+    """Settings of a model's adapter; empty where it has none (any more)."""
+    configs = getattr(model, "peft_config", None) or {}
+    return configs["default"].to_dict() if "default" in configs else {}
+
+
+def is_trained(model) -> bool:
+    """Whether training has changed a model's adapter: B is zero in every new one."""
+    return any(bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)
+
+
+def holds(model, folder: Path) -> bool:
+    """Whether a model's adapter is the one that a run saved in a folder, number for number."""
+    saved, here = _saved(folder), _numbers(model)
+    return (
+        bool(saved)
+        and here.keys() == saved.keys()
+        and all(
+            torch.equal(here[name].detach().cpu().float(), saved[name].float()) for name in saved
+        )
+    )
+
+
+def put_back(model, folder: Path) -> None:
+    """Give a model's adapter the numbers that a run saved in a folder, if they fit."""
+    saved, here = _saved(folder), _numbers(model)
+    if {n: t.shape for n, t in saved.items()} == {n: p.shape for n, p in here.items()}:
+        for name, parameter in here.items():
+            parameter.data = saved[name].to(parameter.device)
+
+
+def _numbers(model) -> dict[str, torch.nn.Parameter]:
+    """A and B of every adapted layer, by the names that PEFT saves them under."""
+    named = model.named_parameters() if settings_of(model) else ()
+    return {name.replace(".default.", "."): p for name, p in named if ".lora_" in name}
+
+
+def _saved(folder: Path) -> dict[str, torch.Tensor]:
+    """The same from a run's folder; empty where there are none, or the file is damaged."""
+    try:
+        return load_file(folder / "adapter_model.safetensors")
+    except (OSError, SafetensorError):
+        return {}

@@ -1,0 +1,110 @@
+"""What happens beside a training: minutes are noted, the loss is drawn, and Stop is heard."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from helpers import checkpoints, runs
+from helpers.errors import CourseError
+
+
+class Clock(TrainerCallback):
+    """Notes at each checkpoint how many minutes and tokens it took, so that a run that goes on counts on.
+
+    Also how large the checkpoint's files are: by that a file that was cut off later is noticed.
+    """
+
+    def __init__(self, folder: Path, record: dict, minutes_before: float):
+        self.folder, self.record, self.before = folder, record, minutes_before
+        self.started = time.perf_counter()
+
+    def minutes(self) -> float:
+        """Minutes of training so far, those before an interruption included."""
+        return round(self.before + (time.perf_counter() - self.started) / 60, 2)
+
+    def on_save(self, args, state, control, **kwargs):
+        tokens = round(self.record["tokens"] * state.global_step / state.max_steps)
+        sizes = {
+            path.name: checkpoints.sizes_in(path)
+            for path in sorted(self.folder.glob("checkpoint-*"))
+            if path.is_dir()
+        }
+        so_far = {"status": "started", "minutes": self.minutes(), "tokens": tokens}
+        runs.write(self.folder, self.record | so_far | {"checkpoints": sizes})
+
+
+class LivePlot(TrainerCallback):
+    """Shows the training loss as a figure that is redrawn at every logged step."""
+
+    def __init__(self):
+        self.points: list[tuple[int, float]] = []
+        self.handle = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # A training that goes on in another cell needs a picture there.
+        self.handle = None
+        self.points = [(e["step"], float(e["loss"])) for e in state.log_history if "loss" in e]
+        self.started = time.perf_counter()
+        self.first_step = state.global_step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "loss" not in logs:
+            return
+        from IPython.display import HTML, display
+
+        from helpers import plots
+
+        self.points.append((state.global_step, float(logs["loss"])))
+        pace = (time.perf_counter() - self.started) / max(1, state.global_step - self.first_step)
+        left = pace * (state.max_steps - state.global_step)
+        text = f"step {state.global_step} of {state.max_steps}, loss {self.points[-1][1]:.2f}"
+        text += f", about {left / 60:.1f} min left" if left > 1 else ""
+        picture = HTML(plots.loss_svg(self.points, state.max_steps, text))
+        if self.handle is None:
+            self.handle = display(picture, display_id=True)
+        else:
+            self.handle.update(picture)
+
+
+class Stop(TrainerCallback):
+    """Ends a training after the step in which Stop was pressed, with a checkpoint of that step.
+
+    Stop reaches Python as the signal SIGINT, which would break off in the middle of a step, or of writing a file.
+    """
+
+    def __init__(self, lost: threading.Event):
+        self.asked, self.lost = False, lost
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear Stop, for the time of a ``with`` block; a second Stop breaks off at once."""
+        if threading.current_thread() is not threading.main_thread():  # signals go to the main one
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before or signal.default_int_handler)
+
+    def _hear(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        with contextlib.suppress(RuntimeError):  # in the middle of another print
+            print("Stopping after this step. Press Stop again to break off at once.")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.lost.is_set():
+            raise CourseError(
+                f"Training stopped after step {state.global_step}: another machine goes on with this run.",
+                "This one wrote nothing to the folder for a long time (it was asleep, for instance).",
+                "Let the other one finish.",
+            )
+        if self.asked and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True

@@ -1,0 +1,178 @@
+"""Going on after an interruption: from the newest whole checkpoint, to the same end, and nothing is taken twice."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_run
+
+from helpers import runs, training
+
+pytestmark = pytest.mark.usefixtures("use_tiny_llama")
+
+# What Trainer writes into a checkpoint of an adapter; with fp16 also scaler.pt.
+FILES = (
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "optimizer.pt",
+    "rng_state.pth",
+    "scheduler.pt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "trainer_state.json",
+    "training_args.bin",
+)
+SHARES = {"missing": None, "empty": 0, "half": 0.5}
+
+
+def damage(file: Path, share: float | None) -> None:
+    """Leave a share of a file, or nothing of it."""
+    content = file.read_bytes()
+    file.unlink()
+    if share is not None:
+        file.write_bytes(content[: int(len(content) * share)])
+
+
+def test_the_list_of_files_is_what_trainer_writes(interrupted):
+    found = {file.name for file in (interrupted / "checkpoint-20").iterdir()}
+    assert found - {"scaler.pt"} == set(FILES)
+
+
+def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_one_that_was_never_killed(
+    interrupted, trained, resume, capsys
+):
+    run, steps = resume()
+    assert run.folder == interrupted and run.record["status"] == "finished"
+    assert steps == tiny_run.STEPS - 20 and "checkpoint-20" in capsys.readouterr().out
+    tiny_run.assert_same_adapter(run, trained.run)
+    assert runs.losses(run.folder) == runs.losses(trained.run.folder)
+
+
+@pytest.mark.slow
+def test_with_any_file_damaged_the_checkpoint_before_is_taken_to_the_same_end(
+    interrupted, killed, trained, capsys
+):
+    rows = tiny_run.conversations()
+    _, _, trainer = tiny_run.build(rows)
+    for name in FILES:
+        for kind, share in SHARES.items():
+            shutil.rmtree(interrupted)
+            shutil.copytree(killed / "runs" / interrupted.name, interrupted)
+            damage(interrupted / "checkpoint-20" / name, share)
+            run = training.train(trainer, tiny_run.CHOICE, rows)
+            said = capsys.readouterr().out
+            assert f"checkpoint-20 in {run.folder.name} is passed over: {name}" in said, (
+                name,
+                kind,
+            )
+            assert "Going on from checkpoint-10." in said
+            tiny_run.assert_same_adapter(run, trained.run)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_without_its_size_on_record_a_needed_file_that_is_cut_is_noticed(interrupted, name):
+    runs.write(interrupted, {n: v for n, v in runs.read(interrupted).items() if n != "checkpoints"})
+    damage(interrupted / "checkpoint-20" / name, 0.5)
+    # A card or a template that ends early does not show it, and training does not read them.
+    text = name in ("README.md", "chat_template.jinja")
+    assert runs.newest_checkpoint(interrupted).name == f"checkpoint-{20 if text else 10}"
+
+
+def test_what_was_passed_over_is_kept_and_not_tried_again(interrupted, capsys):
+    damage(interrupted / "checkpoint-20" / "optimizer.pt", 0.5)
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-10"
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "optimizer.pt is cut off" in said and "passed-over-checkpoint-20" in said
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-10"
+    assert capsys.readouterr().out == ""
+    assert (interrupted / "passed-over-checkpoint-20" / "adapter_model.safetensors").is_file()
+    # A second one of the same step keeps the first.
+    shutil.copytree(interrupted / "passed-over-checkpoint-20", interrupted / "checkpoint-20")
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-10"
+    assert len(list(interrupted.glob("passed-over-*"))) == 2
+
+
+def test_without_a_whole_checkpoint_training_starts_anew_and_says_so(
+    interrupted, trained, resume, capsys
+):
+    for checkpoint in interrupted.glob("checkpoint-*"):
+        damage(checkpoint / "trainer_state.json", None)
+    run, steps = resume()
+    assert steps == tiny_run.STEPS and "training starts anew" in capsys.readouterr().out
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+@pytest.mark.slow
+def test_what_only_looks_like_a_checkpoint_is_passed_over_and_left_whole(
+    interrupted, trained, resume, capsys
+):
+    (interrupted / "checkpoint-9").write_text("my notes")
+    (interrupted / "checkpoint-abc").mkdir()
+    (interrupted / "checkpoint-abc" / "some.txt").write_text("more notes")
+    for name in ("checkpoint-30.tmp", "checkpoint-20 (1)", "checkpoint-010", "checkpoint-0"):
+        shutil.copytree(interrupted / "checkpoint-20", interrupted / name)
+    run, steps = resume()
+    said = capsys.readouterr().out
+    assert steps == tiny_run.STEPS - 20
+    tiny_run.assert_same_adapter(run, trained.run)
+    lookalikes = sorted(file.name for file in run.folder.glob("passed-over-*"))
+    assert len(lookalikes) == 6 and said.count("only looks like a checkpoint") == 6
+    assert (run.folder / "passed-over-checkpoint-9").read_text() == "my notes"
+    # Trainer keeps the two newest of its own and deletes none of these.
+    kept = {file.name for file in run.folder.glob("checkpoint-*")}
+    assert kept == {"checkpoint-20", f"checkpoint-{tiny_run.STEPS}"}
+
+
+def test_a_copy_under_another_step_s_name_is_none_of_that_step(interrupted):
+    shutil.copytree(interrupted / "checkpoint-10", interrupted / "checkpoint-100")
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-20"
+
+
+def test_an_empty_folder_is_removed(interrupted, capsys):
+    (interrupted / "checkpoint-9999").mkdir()
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-20"
+    assert "checkpoint-9999" in capsys.readouterr().out
+    assert not list(interrupted.glob("*9999*"))
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_most_steps(interrupted):
+    """In numbers, not in letters: 20 comes after 9."""
+    shutil.copytree(interrupted / "checkpoint-10", interrupted / "checkpoint-9")
+    state = interrupted / "checkpoint-9" / "trainer_state.json"
+    state.write_text(re.sub(r'"global_step": 10', '"global_step": 9', state.read_text()))
+    sizes = runs.read(interrupted)["checkpoints"]
+    assert sizes.keys() == {"checkpoint-10", "checkpoint-20"}
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-20"
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_finished_without_a_step(
+    workspace, trained, resume
+):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    folder = workspace / "runs" / trained.run.folder.name
+    (folder / "adapter_model.safetensors").unlink()
+    runs.write(folder, trained.run.record | {"status": "started"})
+    run, steps = resume()
+    assert run.folder == folder and steps == 0
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+def test_empty_files_in_a_folder_that_no_run_made_are_no_checkpoint(tmp_path):
+    """`cut_checkpoint.py` among the reports: a folder on Drive whose files have not arrived."""
+    code = (
+        "import sys, pathlib; from helpers import runs; newest = pathlib.Path(sys.argv[1]) / 'checkpoint-10'; "
+        "newest.mkdir(); names = ('adapter_model.safetensors', 'optimizer.pt', 'scheduler.pt', 'rng_state.pth'); "
+        "[(newest / name).write_bytes(b'') for name in names]; "
+        "(newest / 'trainer_state.json').write_text('{}'); print(runs.newest_checkpoint(newest.parent))"
+    )
+    kit = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=kit, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "None"
+    assert "is passed over" in done.stdout
