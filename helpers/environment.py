@@ -1,6 +1,7 @@
 """What machine is this, do its packages match the pins, and put it right. Needs only the standard library.
 
-`python -m helpers.environment [--json] [--probe]` prints the report and exits with 1 when something is wrong.
+`python -m helpers.environment [--json] [--probe]` prints the report and exits with 1 when something is wrong;
+with `--versions` it only compares versions, in a tenth of a second.
 """
 
 import argparse
@@ -10,13 +11,12 @@ import logging
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
-from helpers import installation, locks, presets, probes
+from helpers import installation, locks, machine, network, presets, probes, settings, untouched
 from helpers.errors import CourseError
+from helpers.machine import default_name, gpu, limit_to_t4, which_model
 from helpers.probes import Probe
 
 # Loggers that warn, on a machine without a GPU, of GPU parts that are missing there.
@@ -40,15 +40,8 @@ BANNER = {
 # Asked for by packages that run without them where there is no GPU.
 GPU_ONLY = ("torchvision", "torchaudio", "triton")
 OTHER_IMAGE = f"it must not be replaced; {locks.OTHER_RUNTIME}"
-FRESH_MACHINE = "take a fresh machine (menu Runtime > Disconnect and delete runtime)"
-# Long enough for a driver that has to wake up.
-DRIVER_SECONDS = 30
-NO_ANSWER = "present, but its driver does not answer"
-DRIVER_MENU = (
-    "In Colab: menu Runtime > Restart session; if it stays, Disconnect and delete runtime. "
-    "Elsewhere: run nvidia-smi in a terminal and mend what it reports."
-)
-T4_MENU = "In Colab: menu Runtime > Change runtime type > T4 GPU, then run the cells from the top."
+# What other files take from here.
+__all__ = ("check", "default_name", "gpu", "install", "limit_to_t4", "read_banner", "which_model")
 
 
 @dataclass(frozen=True)
@@ -65,14 +58,18 @@ class Row:
 
     @property
     def fix(self) -> str:
-        return "" if self.ok else f"run environment.install() to get {self.package} {self.pinned}"
+        if self.ok:
+            return ""
+        if self.found and self.package in locks.UNTOUCHED:
+            return untouched.mend()
+        return f"run environment.install() to get {self.package} {self.pinned}"
 
 
 @dataclass(frozen=True)
 class Report:
     """Result of `check`: the machine in words, one row a package, and what else was found.
 
-    ``base`` judges what `install` leaves alone: Python, PyTorch outside Colab, a GPU that does not answer.
+    ``base`` judges what `install` leaves alone: Python, the GPU, PyTorch and its kind, NumPy.
     ``image`` says which Colab image this is (empty elsewhere), ``unmet`` lists declared requirements that are
     not met, ``on_purpose`` those that need not be, with the reason, ``probes`` what the GPU computed.
     """
@@ -106,64 +103,9 @@ def version(package: str) -> str | None:
     return installation.installed_version(package)
 
 
-def gpu() -> dict[str, str]:
-    """Name, memory, driver and compute capability of the first NVIDIA GPU; empty where there is none.
-
-    Where the driver does not answer, only that.
-    """
-    query = ["name", "memory.total", "driver_version", "compute_cap"]
-    command = ["nvidia-smi", f"--query-gpu={','.join(query)}", "--format=csv,noheader"]
-    if not shutil.which("nvidia-smi"):
-        return {}
-    try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=False
-        )
-    except (subprocess.TimeoutExpired, OSError):
-        return {"GPU": NO_ANSWER}
-    values = answer.stdout.strip().splitlines()[:1]
-    if answer.returncode or not values:
-        return {}
-    labels = ("GPU", "GPU memory", "driver", "compute capability")
-    found = dict(zip(labels, (value.strip() for value in values[0].split(",")), strict=False))
-    major = found.get("compute capability", "").partition(".")[0]
-    if major.isdecimal():
-        found["bfloat16"] = "yes" if int(major) >= 8 else "no"
-    return found
-
-
-def machine() -> dict[str, str]:
-    """This machine in words: Python, processor, memory, disk, GPU, place."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    facts = {
-        "Python": platform.python_version(),
-        "cores": str(os.cpu_count()),
-        "memory": f"{memory:.0f} GiB",
-        "free disk": f"{shutil.disk_usage(locks.KIT).free / 2**30:.0f} GiB",
-        "place": "Google Colab" if locks.on_colab() else "not Colab",
-    }
-    facts |= gpu() or {"GPU": "none"}
-    return facts | {name: version(name) or "absent" for name in locks.UNTOUCHED}
-
-
 def package_rows() -> tuple[Row, ...]:
     """Every pinned package beside what is installed."""
     return tuple(Row(name, pin, version(name)) for name, pin in locks.pins().items())
-
-
-def base(facts: dict[str, str]) -> tuple[Probe, ...]:
-    """Whether what `install` leaves alone is as it should be."""
-    python, pin, torch = facts["Python"], locks.torch_pin(), facts["torch"]
-    ok = locks.python_ok(python)
-    found = [Probe("Python", ok, python, "" if ok else locks.OTHER_PYTHON)]
-    if facts["GPU"] == NO_ANSWER:
-        found.append(Probe("GPU", False, NO_ANSWER, DRIVER_MENU))
-    if pin:
-        # What comes after + says for which processor or CUDA it was built.
-        ok = torch.partition("+")[0] == pin
-        fix = f"`make lab` sets up an environment with it; or: python -m pip install torch=={pin}"
-        found.append(Probe("torch", ok, torch, "" if ok else fix))
-    return tuple(found)
 
 
 def check(probe: bool = False) -> Report:
@@ -172,38 +114,41 @@ def check(probe: bool = False) -> Report:
     Args:
         probe: where there is a GPU, let it compute a few known results too. Takes some seconds.
     """
-    facts, rows = machine(), package_rows()
-    judged, has_gpu = base(facts), facts["GPU"] not in ("none", NO_ANSWER)
+    facts, rows = machine.facts(), package_rows()
+    judged = untouched.judge(facts)
     differing = {one.name for one in judged if not one.ok} | {r.package for r in rows if not r.ok}
-    unmet, on_purpose = _requirements(rows, differing, has_gpu)
+    unmet, on_purpose = _requirements(rows, differing)
     image, found = "", ()
     if locks.on_colab():
         image = str(locks.nearest_image(platform.python_version(), version))
-    if probe and has_gpu:
+    if probe and (machine.torch_sees_gpu() or facts["GPU"] not in ("none", machine.NO_ANSWER)):
         found = tuple(probes.run())
     return Report(facts, rows, image, unmet, on_purpose, judged, found, which_model(facts))
 
 
 def _requirements(
-    rows: tuple[Row, ...], differing: set[str], has_gpu: bool
+    rows: tuple[Row, ...], differing: set[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What pinned packages ask for and do not find; and apart, what they need not find, with the reason.
+    """What packages ask for and do not find; and apart, what they need not find, with the reason.
 
-    A package that differs from its pin is not asked, nor asked for: its row says so already.
+    Asked are the pinned packages, and those that are never replaced, about each other. A package that differs from
+    its pin is not asked, nor asked for: its row says so already.
     """
-    requires = {
-        row.package: importlib.metadata.requires(row.package) or [] for row in rows if row.ok
-    }
+    requires = {row.package: _requires(row.package) for row in rows if row.ok}
     if not requires:
         return (), ()
     if locks.requirement_class() is None:
         return (), ("requirements were not checked: the package `packaging` is absent",)
+    kind = [n for n in locks.UNTOUCHED if n not in differing and untouched.installed(n)]
     reasons = locks.exceptions(version)
-    if not has_gpu:
-        absent = "it serves GPUs, and this machine has none"
+    if not machine.torch_sees_gpu():
+        absent = "it serves GPUs, and PyTorch sees none here"
         reasons |= {name: absent for name in GPU_ONLY if version(name) is None}
+    asked = locks.unmet(requires, version)
+    among = locks.unmet({name: _requires(name) for name in kind if name not in requires}, version)
+    asked += [one for one in among if one.dependency in locks.UNTOUCHED and one.found]
     unmet, on_purpose = [], []
-    for one in locks.unmet(requires, version):
+    for one in asked:
         if one.dependency in reasons:
             on_purpose.append(f"{one}. {reasons[one.dependency]}")
         elif one.dependency not in differing:
@@ -211,56 +156,68 @@ def _requirements(
     return tuple(unmet), tuple(on_purpose)
 
 
+def _requires(package: str) -> list[str]:
+    return importlib.metadata.requires(package) or []
+
+
 def _mend(one: locks.Unmet) -> str:
     """How to meet a requirement."""
     if one.dependency not in locks.UNTOUCHED:
         return f"pip install --no-deps '{one.requirement}'"
     if locks.on_colab():
-        return OTHER_IMAGE if one.found else FRESH_MACHINE
+        of_its_kind = one.package in locks.UNTOUCHED or not one.found
+        return machine.FRESH_MACHINE if of_its_kind else OTHER_IMAGE
     # Named together, they come in versions that fit each other.
-    return f"python -m pip install torch=={locks.torch_pin()} {one.dependency}"
+    names = {"torch", one.dependency, one.package} & set(locks.UNTOUCHED)
+    wanted = [f"torch=={locks.torch_pin()}", *sorted(names - {"torch"})]
+    return f"python -m pip install {' '.join(wanted)}"
 
 
 def install() -> None:
     """Install what differs from the pins, and nothing else; then say which model this machine will use.
 
     Raises:
-        CourseError: the course is not proven with this Python; an installation failed, or would replace what
-            must not be replaced; or what was replaced is already loaded, and the session has to be restarted.
+        CourseError: the course is not proven with this Python; a proxy or mirror setting cannot work; another
+            installation moved what must not be replaced; an installation failed, or would replace such a package;
+            or what was replaced is already loaded, and the session has to be restarted.
     """
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Unsloth reports each load to its makers unless told not to.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     installation.ask_for_restart()
-    declined = os.environ.get("COURSE_INSTALL") == "0"
+    declined = settings.text("COURSE_INSTALL") == "0"
     if not declined:
         locks.need_python(platform.python_version())
+        untouched.need()
     wrong = [row.package for row in package_rows() if not row.ok]
+    if wrong and not declined:
+        network.check()
+        installation.bring(wrong)
     if wrong and declined:
         print(
             f"{len(wrong)} packages differ from the pins; COURSE_INSTALL=0 leaves them as they are."
         )
-    elif wrong:
-        installation.bring(wrong)
     print("Packages do not match the pins." if wrong and declined else "Packages match the pins.")
-    print(which_model(gpu()))
+    _say_which_model()
 
 
-def limit_to_t4() -> None:
-    """Make a larger NVIDIA GPU behave like a T4 in PyTorch: its memory less a CUDA context, fp16, plain attention.
+def _say_which_model() -> None:
+    """Print which model this machine will use, and what stands in the way of its download.
 
-    `models.limit_to_t4` does this for Unsloth too. Speed stays the larger GPU's.
+    Raises:
+        CourseError: the model has to be downloaded, and a setting keeps it from that.
     """
-    import torch
-
-    total = torch.cuda.get_device_properties(0).total_memory / 2**30
-    limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
-    # A T4 has neither bf16 nor the kernels that need compute capability 8.
-    torch.cuda.is_bf16_supported = lambda *args, **kwargs: False
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    print(which_model(gpu()))
+    name = default_name()
+    here = name == presets.EMBEDDED or os.path.isdir(os.path.expanduser(name))
+    if not here:
+        network.check()
+        # A fresh machine has no model: there the setting can only be a mistake.
+        if locks.on_colab() and (forbidden := network.offline()):
+            raise CourseError(*forbidden)
+    for one in network.problems():
+        print(f"Before you download anything: {one.what} {one.todo}")
 
 
 def read_banner(text: str) -> dict[str, str]:
@@ -269,26 +226,16 @@ def read_banner(text: str) -> dict[str, str]:
     return {name: match[1] for name, match in found.items() if match}
 
 
-def which_model(facts: dict[str, str]) -> str:
-    """One or two sentences: what the course runs on a machine with these facts, and how to get the other."""
-    if os.environ.get("COURSE_MODEL"):
-        return f"Model: {os.environ['COURSE_MODEL']}, from COURSE_MODEL."
-    found = facts.get("GPU", "none")
-    small = presets.MODELS[presets.EMBEDDED].name
-    if found == NO_ANSWER:
-        return f"A GPU is {NO_ANSWER}: until it does, use the small model {small}.\n{DRIVER_MENU}"
-    if found != "none":
-        return f"{found} found: the course uses {presets.MODELS['llama-2-7b'].name}."
-    return (
-        f"No GPU here: the course uses the small model {small}, same cells, same steps.\n{T4_MENU}"
-    )
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="machine-readable report")
     parser.add_argument("--probe", action="store_true", help="let a GPU compute known results too")
+    parser.add_argument("--versions", action="store_true", help="only compare versions, quickly")
     arguments = parser.parse_args()
+    if arguments.versions:
+        wrong = untouched.differing()
+        print("differ from the pins:" if wrong else "versions match", *wrong)
+        return 1 if wrong else 0
     try:
         report = check(arguments.probe)
     except CourseError as error:

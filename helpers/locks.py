@@ -18,6 +18,8 @@ KIT = Path(__file__).resolve().parent.parent
 UNTOUCHED = ("torch", "torchvision", "torchaudio", "triton", "numpy")
 # Python versions for which every pin is proven to resolve.
 PYTHONS = ("3.11", "3.12", "3.13")
+# A machine has a known image if so many of its other packages are the image's.
+ALIKE = 0.95
 OTHER_RUNTIME = (
     "choose another runtime version: command palette (Ctrl+Shift+P) > Change runtime version"
 )
@@ -244,6 +246,22 @@ def images() -> dict[str, dict]:
         raise CourseError(
             f"{file} is damaged: {error}", "It lists the known Colab images.", NEW_COPY
         ) from error
+
+
+def this_image(python: str, installed: Callable[[str], str | None]) -> str | None:
+    """Label of the Colab image that this machine has, whatever became of what is never replaced; None if unknown.
+
+    It is known by its minor version of Python and by nearly all other packages that the course uses: the two images
+    of 2026.07 and 2026-08-19 share four fifths of them.
+    """
+    used = {*pins(KIT / "requirements-local.txt")} - set(pins(KIT / "requirements-colab.txt"))
+    for label, image in images().items():
+        there = {n: v for n, v in image["packages"].items() if n in used and n not in UNTOUCHED}
+        alike = sum(installed(name) == version for name, version in there.items())
+        minor = python.split(".")[:2] == image["python"].split(".")[:2]
+        if minor and there and alike >= ALIKE * len(there):
+            return label
+    return None
 
 
 def nearest_image(python: str, installed: Callable[[str], str | None]) -> Image:

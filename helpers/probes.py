@@ -4,6 +4,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from helpers import machine
+
 if TYPE_CHECKING:
     import torch
 
@@ -98,6 +100,9 @@ def run(device: str = "cuda") -> list[Probe]:
         return [loaded]
     import torch
 
+    if device == "cuda" and not torch.cuda.is_available():
+        unseen = machine.why_unseen()
+        return [Probe("GPU in PyTorch", False, unseen.why, unseen.todo)]
     found = [
         attempt("Triton kernel", triton_kernel, device),
         attempt("bitsandbytes 4-bit", four_bit_matmul, device),

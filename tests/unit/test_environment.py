@@ -13,8 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from helpers import environment, locks
+from helpers import environment, locks, machine, presets
 from helpers.errors import CourseError
 
 KIT = Path(__file__).parents[2]
@@ -23,6 +24,7 @@ from replica import find_python
 
 OVERRIDES = (KIT / "requirements-overrides.txt").read_bytes()
 PYTEST = importlib.metadata.version("pytest")
+T4 = "Tesla T4, 15360 MiB, 580.82, 7.5"
 # Without what it was built for: 2.13.0+cpu is 2.13.0.
 TORCH = importlib.metadata.version("torch").partition("+")[0]
 
@@ -117,7 +119,8 @@ def test_torch_is_judged_beside_the_lock_but_not_on_colab(lock, monkeypatch, tmp
     (tmp_path / "requirements-local.in").write_text("torch==0.1\n")
     report = environment.check()
     assert report.rows[0].ok and not report.ok and report.unmet == ()
-    assert re.search(r"^\[FIX\] torch .*pip install torch==0\.1$", str(report), re.MULTILINE)
+    line = r"^\[FIX\] torch .*; the course is proven with 0\.1  ->  run `make lab`"
+    assert re.search(line, str(report), re.MULTILINE)
     assert [row.package for row in environment.package_rows()] == ["asking"]
     monkeypatch.setattr(locks, "KIT", KIT)
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
@@ -127,19 +130,19 @@ def test_torch_is_judged_beside_the_lock_but_not_on_colab(lock, monkeypatch, tmp
 def test_what_belongs_to_torch_and_is_absent_gets_a_fix_that_suits_the_place(
     command_path, monkeypatch
 ):
-    script(command_path / "nvidia-smi", "echo 'Tesla T4, 15360 MiB, 580.82, 7.5'")
+    script(command_path / "nvidia-smi", f"echo '{T4}'")
+    monkeypatch.setattr(machine, "torch_sees_gpu", lambda: True)
     asked = "unsloth asks for torchvision; it is absent  ->  "
     monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
     fix = f"{asked}python -m pip install torch=={locks.torch_pin()} torchvision"
     assert fix in environment.check().unmet
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
-    assert f"{asked}{environment.FRESH_MACHINE}" in environment.check().unmet
+    assert f"{asked}{machine.FRESH_MACHINE}" in environment.check().unmet
 
 
 # -------------------------------------------------------------------------------------------- the machine
-def test_a_gpu_is_described_as_its_driver_does(command_path, monkeypatch):
-    monkeypatch.delenv("COURSE_MODEL", raising=False)
-    script(command_path / "nvidia-smi", "echo 'Tesla T4, 15360 MiB, 580.82, 7.5'")
+def test_a_gpu_is_described_as_its_driver_does(command_path):
+    script(command_path / "nvidia-smi", f"echo '{T4}'")
     assert environment.gpu() == {
         "GPU": "Tesla T4",
         "GPU memory": "15360 MiB",
@@ -147,10 +150,94 @@ def test_a_gpu_is_described_as_its_driver_does(command_path, monkeypatch):
         "compute capability": "7.5",
         "bfloat16": "no",
     }
-    assert environment.machine()["GPU"] == "Tesla T4"
-    assert (
-        environment.which_model(environment.gpu()) == "Tesla T4 found: the course uses Llama-2-7B."
+    assert machine.facts()["GPU"] == "Tesla T4"
+
+
+def test_a_gpu_that_torch_sees_gets_llama_and_its_name_is_told(monkeypatch):
+    monkeypatch.delenv("COURSE_MODEL", raising=False)
+    monkeypatch.setattr(machine, "torch_sees_gpu", lambda: True)
+    assert environment.default_name() == "llama-2-7b"
+    assert environment.which_model({"GPU": "Tesla T4"}) == (
+        "Tesla T4 found: the course uses Llama-2-7B."
     )
+    # A driver whose tool is not on the path, or is slow, while PyTorch sees the GPU.
+    for facts in ({}, {"GPU": machine.NO_ANSWER}):
+        assert environment.which_model(facts) == "A GPU found: the course uses Llama-2-7B."
+
+
+CPU_BUILD = pytest.mark.skipif(torch.version.cuda is not None, reason="PyTorch is built for CUDA")
+
+
+@CPU_BUILD
+def test_a_card_beside_a_cpu_build_gets_the_small_model_the_reason_and_the_way_out(
+    command_path, monkeypatch
+):
+    monkeypatch.delenv("COURSE_MODEL", raising=False)
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    script(command_path / "nvidia-smi", f"echo '{T4}'")
+    report = environment.check()
+    assert environment.default_name() == presets.EMBEDDED
+    assert report.model.startswith("Tesla T4 is here, but PyTorch does not see it: this PyTorch, ")
+    assert f"{torch.__version__}, is a build without CUDA" in report.model
+    assert "SmolLM2-135M" in report.model and "TORCH_INDEX= lab" in report.model
+    # `make` installed that build, so nothing is wrong on a machine of one's own. On Colab it is.
+    assert all(one.ok for one in report.base)
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    (line,) = (one for one in environment.check().base if one.name == "GPU")
+    assert not line.ok and "Disconnect and delete runtime" in line.fix
+
+
+@CPU_BUILD
+def test_the_message_of_the_set_up_and_the_model_that_is_loaded_are_one(command_path, monkeypatch):
+    """The driver's tool names a card that PyTorch cannot use: both say the small model."""
+    monkeypatch.delenv("COURSE_MODEL", raising=False)
+    script(command_path / "nvidia-smi", f"echo '{T4}'")
+    name = presets.MODELS[environment.default_name()].name
+    assert name in environment.which_model(environment.gpu())
+    assert "Llama-2-7B" not in environment.which_model(environment.gpu())
+
+
+FAKE_TORCH = """\
+import types, warnings
+__version__ = "2.11.0+cu128"
+version = types.SimpleNamespace(cuda="12.8")
+def _looks():
+    warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old (found 11040).")
+    return False
+cuda = types.SimpleNamespace(is_available=_looks)
+"""
+
+
+def why_unseen(folder: Path, torch_source: str | None, **variables: str) -> list[str]:
+    """What a fresh interpreter with this torch says of a Tesla T4: why PyTorch does not see it, and which model."""
+    if torch_source is not None:
+        (folder / "torch.py").write_text(torch_source)
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+        "from helpers import machine\n"
+        "print(machine.which_model({'GPU': 'Tesla T4'}))\n"
+    )
+    done = run(sys.executable, "-S", "-c", code, **variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_driver_that_is_too_old_is_told_in_its_own_words(tmp_path):
+    first, todo = why_unseen(tmp_path, FAKE_TORCH)
+    assert "built for CUDA 12.8, cannot use its driver (CUDA initialization: The NVIDIA" in first
+    assert "is too old (found 11040)" in first and "nvidia-smi" in todo and "SmolLM2" in first
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_a_card_that_a_variable_hides_is_told_so(tmp_path, hidden):
+    first, todo = why_unseen(tmp_path, FAKE_TORCH, CUDA_VISIBLE_DEVICES=hidden)
+    assert f"CUDA_VISIBLE_DEVICES = {hidden!r} hides it" in first and "variable away" in todo
+
+
+@pytest.mark.parametrize("source", [None, "raise OSError('libcudart.so.12: cannot open')"])
+def test_without_a_torch_that_loads_there_is_no_gpu_for_it(tmp_path, source):
+    first, todo = why_unseen(tmp_path, source)
+    assert "PyTorch cannot be loaded (" in first and "SmolLM2" in first and "make lab" in todo
 
 
 @pytest.mark.parametrize("answer", [None, "echo 'No devices were found'; exit 6", "exit 0"])
@@ -161,7 +248,7 @@ def test_without_a_gpu_the_small_model_is_named_with_the_way_to_a_gpu(
     if answer:
         script(command_path / "nvidia-smi", answer)
     assert environment.gpu() == {}
-    assert environment.machine()["GPU"] == "none"
+    assert machine.facts()["GPU"] == "none"
     assert "SmolLM2-135M" in environment.which_model(environment.gpu())
     assert "Change runtime type > T4 GPU" in environment.which_model(environment.gpu())
 
@@ -171,7 +258,7 @@ def test_a_driver_that_does_not_answer_is_told_and_counts_as_no_gpu(
     lock, command_path, monkeypatch, broken
 ):
     monkeypatch.delenv("COURSE_MODEL", raising=False)
-    monkeypatch.setattr(environment, "DRIVER_SECONDS", 0.1)
+    monkeypatch.setattr(machine, "DRIVER_SECONDS", 0.1)
     lock(f"pytest=={PYTEST}\n")
     script(command_path / "nvidia-smi", broken or "")
     if broken is None:
@@ -183,8 +270,10 @@ def test_a_driver_that_does_not_answer_is_told_and_counts_as_no_gpu(
     assert "found" not in report.model
 
 
-def test_a_model_of_ones_own_is_named(monkeypatch):
-    monkeypatch.setenv("COURSE_MODEL", "my/model")
+@pytest.mark.parametrize("written", ["my/model", '"my/model"', " 'my/model' "])
+def test_a_model_of_ones_own_is_named(monkeypatch, written):
+    monkeypatch.setenv("COURSE_MODEL", written)
+    assert environment.default_name() == "my/model"
     assert environment.which_model(environment.gpu()) == "Model: my/model, from COURSE_MODEL."
 
 
@@ -205,16 +294,25 @@ def test_a_bare_interpreter_gets_a_report_to_read():
     done = run(sys.executable, "-S", "-E", "-m", "helpers.environment")
     assert (done.returncode, done.stderr) == (1, "")
     marked = [line for line in done.stdout.splitlines() if line.startswith("[FIX]")]
-    assert marked.pop(0).startswith("[FIX] torch                absent  ->  `make lab`")
+    torch_line = marked.pop(0)
+    assert torch_line.startswith("[FIX] torch                absent; the course is proven with ")
+    assert "`make lab`" in torch_line
     assert len(marked) == len(locks.pins(KIT / "requirements-local.txt"))
 
 
 def test_a_gpu_without_torch_is_one_failed_probe(command_path):
-    script(command_path / "nvidia-smi", "echo 'Tesla T4, 15360 MiB, 580.82, 7.5'")
+    script(command_path / "nvidia-smi", f"echo '{T4}'")
     done = run(sys.executable, "-S", "-E", "-m", "helpers.environment", "--probe")
     assert (done.returncode, done.stderr) == (1, "")
-    last = done.stdout.splitlines()[-2]
-    assert last.startswith("[FIX] PyTorch ") and "PyTorch is absent" in last
+    (line,) = re.findall(r"^\[FIX\] PyTorch .*", done.stdout, re.MULTILINE)
+    assert "PyTorch is absent" in line
+
+
+@CPU_BUILD
+def test_a_gpu_that_torch_does_not_see_is_one_failed_probe(command_path):
+    script(command_path / "nvidia-smi", f"echo '{T4}'")
+    (probe,) = environment.check(probe=True).probes
+    assert not probe.ok and "without CUDA" in probe.detail and "TORCH_INDEX=" in probe.fix
 
 
 @pytest.mark.parametrize(

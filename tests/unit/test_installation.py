@@ -98,7 +98,8 @@ class Shelf:
         """A script that runs ``environment.install()`` against a lock file of these lines."""
         for name in ("requirements-local.txt", "requirements-colab.txt"):
             (self.folder / name).write_text("# Made by a test.\n" + "".join(lines))
-        (self.folder / "requirements-overrides.txt").touch()
+        for name in ("requirements-overrides.txt", "requirements-local.in"):
+            (self.folder / name).touch()
         return (
             f"{before}\nfrom pathlib import Path\n"
             "from helpers import environment, installers, locks\n"
