@@ -1,8 +1,10 @@
 """Files of several kinds to rows, as they are written there: JSON, JSON lines, CSV, Parquet, saved datasets."""
 
+import contextlib
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -32,7 +34,8 @@ def raw_rows(path: Path) -> list:
     Raises:
         CourseError: the file is missing, empty, damaged, or of another kind; the message names it.
     """
-    if path.is_dir():
+    # Unlike Path.is_dir, this also answers for a name that no file can have.
+    if os.path.isdir(path):
         return _folder(path)
     content = _bytes(path)
     rows = _parquet(path, content) if content.startswith(b"PAR1") else _text_rows(path, content)
@@ -187,11 +190,11 @@ def _csv(path: Path, text: str) -> list[dict]:
             "Mend that line, or save the table again from the program that wrote it.",
         ) from error
     for row in rows:
-        row |= {name: None for name in ("id", "score") if row.get(name, "") == ""}
-        try:
-            row["score"] = None if row["score"] is None else float(row["score"])
-        except ValueError:
-            pass  # The row is then refused by its number.
+        if row.get("id") == "":
+            row["id"] = None
+        with contextlib.suppress(ValueError):  # The row is then refused by its number.
+            if "score" in row:
+                row["score"] = float(row["score"]) if row["score"] else None
     return rows
 
 
