@@ -1,7 +1,7 @@
 """Rebuild a Colab image as a virtual environment, install the kit on top, and run the course there.
 
-`python tools/replica.py [IMAGE] [--only-build] [--notebooks 01 02]`: IMAGE is a label of helpers/images.json (default: the newest).
-The environment has the image's Python, its PyTorch, and the image's version of every package that the
+`python tools/replica.py [IMAGE] [--only-build] [--notebooks 01 02]`: IMAGE is a label of helpers/images.json
+(default: the newest). The environment has the image's Python, its PyTorch, and the image's version of every package that the
 course uses or that PyTorch brings. It stays in build/replica/IMAGE until the next call, which builds it
 anew. PyTorch comes from PyPI, so it is a CUDA build (about 3 GB), and not the very one on Colab. Needs uv.
 """
