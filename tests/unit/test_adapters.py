@@ -1,0 +1,251 @@
+"""Another choice in the same session: a fresh adapter, as after a reload, or a refusal; never the old one."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny_run
+import torch
+
+from helpers import adapters, asked, evaluation, lora, models, runs, training
+from helpers.errors import CourseError
+
+pytestmark = pytest.mark.usefixtures("use_tiny_llama")
+
+FIRST = replace(tiny_run.CHOICE, r=16, lora_alpha=16, epochs=1)
+OTHERS = {
+    "a smaller rank": replace(FIRST, r=4),
+    "a larger rank": replace(FIRST, r=64),
+    "the same once more": FIRST,
+    "other modules": replace(FIRST, target_modules=("q_proj", "up_proj")),
+    "rank-stabilised": replace(FIRST, use_rslora=True),
+    "dropout": replace(FIRST, lora_dropout=0.1),
+    "another alpha": replace(FIRST, lora_alpha=1),
+}
+
+
+def start_and_losses(model, tokenizer, choice, rows):
+    """The adapter before training, and the losses."""
+    trainer = training.build_trainer(model, tokenizer, rows, choice, runs.folder_for(choice, rows))
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if "lora_" in n}
+    return before, runs.losses(training.train(trainer, choice, rows).folder)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return tiny_run.conversations(12)
+
+
+@pytest.fixture(scope="module")
+def fresh(tiny_llama, rows, tmp_path_factory):
+    """What a freshly loaded model starts from and does, for each choice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_MODEL", str(tiny_llama))
+        patch.setenv("COURSE_WORKSPACE", str(tmp_path_factory.mktemp("fresh")))
+        found = {}
+        for name, choice in OTHERS.items():
+            model, tokenizer = models.load(max_seq_length=512)
+            model = training.add_adapter(model, choice)
+            found[name] = start_and_losses(model, tokenizer, choice, rows)
+        return found
+
+
+@pytest.mark.slow
+def test_another_choice_in_the_same_session_trains_bit_for_bit_as_after_a_reload(
+    workspace, rows, fresh
+):
+    model, tokenizer = models.load(max_seq_length=512)
+    model = training.add_adapter(model, FIRST)
+    start_and_losses(model, tokenizer, FIRST, rows)
+    for name, choice in OTHERS.items():
+        evaluation.generate(model, tokenizer, ["Why?"], max_new_tokens=2)
+        model = training.add_adapter(model, choice)
+        assert adapters.differences(adapters.settings_of(model), choice) == []
+        before, losses = start_and_losses(model, tokenizer, choice, rows)
+        wanted, expected = fresh[name]
+        assert before.keys() == wanted.keys(), name
+        assert all(torch.equal(before[key], wanted[key]) for key in wanted), name
+        assert losses == expected, name
+
+
+def test_the_model_under_an_old_adapter_is_the_one_that_was_loaded(workspace, tiny_llama, rows):
+    model, tokenizer = models.load(max_seq_length=512)
+    loaded, _ = evaluation.answer_losses(model, tokenizer, rows)
+    model = training.add_adapter(model, FIRST)
+    start_and_losses(model, tokenizer, FIRST, rows)
+    assert evaluation.answer_losses(model, tokenizer, rows)[0] != loaded
+    model = training.add_adapter(model, replace(FIRST, r=2))
+    assert lora.count_parameters(model).trainable == lora.adapter_parameters(model.config, 2)
+    # B is zero: the new adapter changes nothing yet.
+    assert evaluation.answer_losses(model, tokenizer, rows)[0] == pytest.approx(loaded, abs=1e-6)
+
+
+def test_an_adapter_from_a_folder_is_replaced_too(trained):
+    model, _ = models.load(trained.run.folder, max_seq_length=512)
+    assert adapters.is_trained(model) and adapters.holds(model, trained.run.folder)
+    model = training.add_adapter(model, FIRST)
+    assert not adapters.is_trained(model) and not adapters.holds(model, trained.run.folder)
+
+
+def test_the_base_of_a_model_with_an_adapter_gets_no_second_one(tiny_llama):
+    base, _ = models.load(max_seq_length=512)
+    training.add_adapter(base, FIRST)
+    with pytest.raises(CourseError, match="cell that loads the model again"):
+        training.add_adapter(base, FIRST)
+
+
+# ------------------------------------------------------------- what is held and what is asked, compared
+def refusal(*arguments) -> str:
+    with pytest.raises(CourseError) as caught:
+        training.train(*arguments)
+    return str(caught.value)
+
+
+@pytest.fixture
+def built(workspace, rows):
+    """A trainer that was not trained yet, with what it was built for."""
+    model, _, trainer = tiny_run.build(rows, FIRST)
+    return model, trainer
+
+
+CHANGES = {
+    "r": 4,
+    "lora_alpha": 1,
+    "lora_dropout": 0.1,
+    "use_rslora": True,
+    "target_modules": ("q_proj",),
+    "epochs": 2,
+    "learning_rate": 0.02,
+    "batch_size": 2,
+    "max_seq_length": 400,
+}
+
+
+def test_a_choice_that_the_trainer_was_not_built_for_is_refused_by_name(built, rows, workspace):
+    _, trainer = built
+    for name, value in CHANGES.items():
+        said = refusal(trainer, replace(FIRST, **{name: value}), rows)
+        assert name in said and "training.add_adapter" in said
+    assert not list(workspace.rglob("run.json"))
+
+
+@pytest.mark.parametrize("setting", ["weight_decay", "seed", "num_train_epochs"])
+def test_a_setting_that_was_changed_in_the_trainer_alone_is_refused(built, rows, setting):
+    _, trainer = built
+    setattr(trainer.args, setting, 7)
+    assert setting.removeprefix("num_train_") in refusal(trainer, FIRST, rows)
+
+
+def test_other_rows_than_the_trainer_s_are_refused(built, rows):
+    _, trainer = built
+    edited = rows.to_list()
+    edited[0]["conversations"][-1]["content"] += " And more."
+    for other in (rows.select(range(11)), type(rows).from_list(edited)):
+        assert "its rows are not those" in refusal(trainer, FIRST, other)
+
+
+def test_a_trainer_whose_model_got_another_adapter_is_refused(built, rows):
+    model, trainer = built
+    training.add_adapter(model, FIRST)
+    assert "no adapter (any more)" in refusal(trainer, FIRST, rows)
+
+
+def test_a_trainer_of_a_trained_adapter_starts_no_second_run(built, rows, workspace):
+    model, trainer = built
+    run = training.train(trainer, FIRST, rows)
+    folder = runs.folder_for(FIRST, rows)
+    again = training.build_trainer(model, trainer.processing_class, rows, FIRST, folder)
+    assert "has been trained already" in refusal(again, FIRST, rows)
+    # Building a trainer rounds the numbers on a CPU; they are put back.
+    assert adapters.holds(model, run.folder) and not any(folder.iterdir())
+
+
+def test_a_trainer_that_was_not_prepared_is_refused(built, rows):
+    model, trainer = built
+    raw = training.SFTTrainer(
+        model=model,
+        processing_class=trainer.processing_class,
+        train_dataset=training.data.to_prompt_completion(rows),
+        args=trainer.args,
+    )
+    assert "training.prepare was not called" in refusal(raw, FIRST, rows)
+
+
+def test_a_run_is_not_filed_under_another_choice_s_name(built, rows, workspace):
+    _, trainer = built
+    trainer.args.output_dir = str(workspace / "runs" / "r4-alpha16")
+    assert "its folder is r4-alpha16" in refusal(trainer, FIRST, rows)
+
+
+def test_a_folder_that_holds_another_run_is_left_alone(built, rows, workspace):
+    _, trainer = built
+    folder = workspace / "runs" / "r16-alpha16"
+    runs.write(folder, runs.asked_of(FIRST, rows.select([0]), "another") | {"status": "started"})
+    assert "holds another run" in refusal(trainer, FIRST, rows)
+    assert runs.read(folder)["model"] == "another"
+
+
+def test_a_checkpoint_of_another_adapter_is_not_gone_on_from(interrupted):
+    for checkpoint in interrupted.glob("checkpoint-*"):
+        file = checkpoint / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 80}, indent=2))
+    runs.write(interrupted, {n: v for n, v in runs.read(interrupted).items() if n != "checkpoints"})
+    rows = tiny_run.conversations()
+    _, _, trainer = tiny_run.build(rows)
+    assert "lora_alpha is 80 instead of 8" in refusal(trainer, tiny_run.CHOICE, rows)
+
+
+def test_the_record_names_the_model_that_was_loaded(built, rows, tiny_llama, monkeypatch):
+    _, trainer = built
+    # 2e-4 is the rate of a model without preset, as the tiny one is.
+    monkeypatch.setenv("COURSE_MODEL", "somebody/another-model")
+    assert training.train(trainer, FIRST, rows).record["model"] == str(tiny_llama)
+
+
+# ---------------------------------------------------------------------------------- the same cell again
+def test_a_finished_run_is_returned_as_it_is_and_said_to_be_finished(built, rows, capsys):
+    _, trainer = built
+    run = training.train(trainer, FIRST, rows)
+    saved = {f: f.read_bytes() for f in run.folder.rglob("*") if f.is_file()}
+    capsys.readouterr()
+    assert training.train(trainer, FIRST, rows) == run
+    said = capsys.readouterr().out
+    assert "is finished, and nothing was trained now" in said and "Going on" not in said
+    assert {f: f.read_bytes() for f in run.folder.rglob("*") if f.is_file()} == saved
+
+
+def test_a_run_that_another_session_finished_is_not_trained_over(built, rows, workspace):
+    """Two notebooks begin with the same new folder."""
+    _, trainer = built
+    _, _, other = tiny_run.build(rows, FIRST, folder=workspace / "runs" / "r16-alpha16")
+    run = training.train(other, FIRST, rows)
+    assert "is finished, and its adapter is not the one" in refusal(trainer, FIRST, rows)
+    assert adapters.holds(other.model, run.folder)
+
+
+def test_answers_are_only_given_by_a_model_that_holds_the_run_s_adapter(trained, tiny_llama):
+    asked.check_model(trained.model, trained.run)
+    base, _ = models.load(tiny_llama, max_seq_length=512)
+    for model in (base, training.add_adapter(base, tiny_run.CHOICE)):
+        with pytest.raises(CourseError, match=f"adapter of the run {trained.run.folder.name}"):
+            asked.check_model(model, trained.run)
+
+
+def test_record_and_adapter_config_of_every_run_agree(workspace, rows):
+    for choice in (replace(FIRST, r=3, lora_alpha=6), replace(FIRST, use_rslora=True)):
+        run = tiny_run.fit(rows, choice).run
+        saved = json.loads((run.folder / "adapter_config.json").read_text())
+        recorded = run.record["choice"]
+        assert all(saved[name] == recorded[name] for name in adapters.SETTINGS)
+        assert set(saved["target_modules"]) == set(recorded["target_modules"])
+
+
+def test_a_run_whose_adapter_is_another_than_its_record_says_is_not_used(workspace, trained):
+    import shutil
+
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    folder = workspace / "runs" / trained.run.folder.name
+    record = runs.read(folder)
+    runs.write(folder, record | {"choice": record["choice"] | {"r": 16}})
+    with pytest.raises(CourseError, match="r is 4 instead of 16"):
+        training.finished_run()
