@@ -100,7 +100,7 @@ def read_json(name: str | Path) -> dict | list | None:
         return None
     try:
         return json.loads(target.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CourseError(
             f"{target} is not readable as JSON ({error}).",
             "It was probably edited by hand or cut off.",
