@@ -9,11 +9,14 @@ READY := $(VENV)/.ready
 NOTEBOOK65 := build/notebook65
 # Threads that wait give their core away soon; else a busy machine runs models many times slower.
 export GOMP_SPINCOUNT ?= 20000
-TEST_ENV := COURSE_SIZE=test COURSE_WORKSPACE=$(CURDIR)/build/test-workspace HF_HUB_OFFLINE=1
+# In quotes, as the folder may have a space in its name.
+TEST_ENV := COURSE_SIZE=test COURSE_WORKSPACE="$(CURDIR)/build/test-workspace" HF_HUB_OFFLINE=1
+# What another `pip install` moved since: then the environment is set up again. Takes a third of a second.
+MOVED := $(shell test -e $(READY) && $(PY) -m helpers.environment --versions 2>&1 | sed -n 's/^differ from the pins: //p')
 
 MODEL := build/test-workspace/models/smollm2-135m/sha256.json
 
-.PHONY: course test full unit nbval browser lab notebooks badges pins drift replica colab lint clean
+.PHONY: course test full unit nbval browser lab notebooks badges kit release pins drift replica colab lint clean moved
 
 course: $(READY)
 	$(PY) tools/course.py
@@ -21,8 +24,8 @@ course: $(READY)
 test: lint unit nbval
 
 lint: $(READY)
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
 	$(PY) tools/notebooks.py check
 
 # Two processes at once, with one thread each; the model that both use is made before.
@@ -40,7 +43,7 @@ browser: $(READY) $(NOTEBOOK65)/.ready
 	COURSE_BROWSER=required $(TEST_ENV) $(PY) -m pytest tests/browser
 
 lab: $(READY)
-	$(VENV)/bin/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(PY) -m jupyterlab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # Run every notebook at test size in several settings, where its outputs must be the same, then at full size in place:
 # the outputs and minutes that stand in the repository. Goes on where it was broken off.
@@ -54,6 +57,14 @@ full: $(READY)
 # make badges REPO=owner/name REF=v1
 badges: $(READY)
 	$(PY) tools/notebooks.py badges $(REPO) $(REF)
+
+# Everything a student needs in one zip: build/lora-course-VERSION.zip.
+kit:
+	$(PYTHON) tools/kit.py
+
+# make release REPO=owner/name REF=v2: badges, everything at full size, tests, commit, tag, kit; pushes nothing.
+release: $(READY)
+	$(PY) tools/release.py $(or $(REPO),$(error REPO=owner/name is missing)) $(or $(REF),$(error REF=v2 is missing))
 
 # make pins [IMAGE=label or pip-freeze.txt]: resolve the lock files anew, show what changed, run the tests.
 pins: $(READY)
@@ -75,7 +86,8 @@ colab: $(READY)
 clean:
 	rm -rf build
 
-$(READY): requirements-local.txt requirements-local.in
+$(READY): requirements-local.txt requirements-local.in $(if $(MOVED),moved)
+	@$(if $(MOVED),echo "Not as pinned any more: $(MOVED)")
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "The course needs Python 3.11 or newer; set PYTHON=python3.12, for example.")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements-local.txt
@@ -90,5 +102,5 @@ $(MODEL): $(READY)
 $(NOTEBOOK65)/.ready: tests/browser/requirements-notebook65.txt $(READY)
 	$(PYTHON) -m venv --clear $(NOTEBOOK65)
 	$(NOTEBOOK65)/bin/python -m pip install --quiet --require-hashes -r tests/browser/requirements-notebook65.txt
-	$(PY) -c 'import site; print(site.getsitepackages()[0])' > $$($(NOTEBOOK65)/bin/python -c 'import site; print(site.getsitepackages()[0])')/course.pth
+	$(PY) -c 'import site; print(site.getsitepackages()[0])' > "$$($(NOTEBOOK65)/bin/python -c 'import site; print(site.getsitepackages()[0])')/course.pth"
 	touch $@

@@ -1,11 +1,13 @@
 """Keep the notebooks clean and consistent.
 
-python tools/notebooks.py clean [FILE …]         strip what should not be in the repository
+python tools/notebooks.py clean [FILE …]         strip what should not be there; all: the README's badges too
 python tools/notebooks.py badges OWNER/NAME REF  point every notebook and the README at a release
+python tools/notebooks.py unsaved                exit 1 if a cell that shows something has no saved output
 python tools/notebooks.py check                  exit 1 if either is not so
 """
 
 import argparse
+import ast
 import re
 import sys
 from pathlib import Path
@@ -15,26 +17,44 @@ from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from helpers import workspace
+from helpers import settings
 
 NOTEBOOKS = ROOT / "notebooks"
 # These train or answer with a model; the others are happy on a CPU machine.
 NEED_GPU = ("00", "01", "02", "05", "06", "07")
 
+# GitHub allows no underscore in an owner's name: until a release names one, nobody can serve code from there.
+PLACEHOLDER = "_owner_/lora-course"
+REPO = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+REF = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)
+
+# An unfinished download or unpacking is never taken for the course: it is moved into its place when it is whole.
 GET_THE_KIT = """\
-# Get the course: use the checkout this notebook stands in, else download the release.
-import pathlib
+# Get the course: the folder this notebook is in, else a kit zip here or in Drive, else the release.
+import os
+import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 REPO, REF = "https://github.com/{repo}", "{ref}"
-here = pathlib.Path.cwd()
-places = [here, *here.parents, here / f"lora-course-{{REF}}"]
-kit = next((place for place in places if (place / "helpers" / "presets.py").is_file()), places[-1])
-download = ["git", "clone", "--quiet", "--depth", "1", "--branch", REF, REPO, str(kit)]
-if not kit.exists() and subprocess.run(download, check=False).returncode:
-    raise SystemExit(f"{{REPO}} at {{REF}} could not be downloaded: check the network, run this again.")
-sys.path.insert(0, str(kit))"""
+here, drive = Path.cwd(), Path("/content/drive/MyDrive")
+zips = [z for p in (here, drive, drive / "lora-course") for z in p.glob("lora-course-*.zip")]
+repo = os.environ.get("COURSE_REPO", "").strip("\\"' ") or REPO
+source = max(zips, key=lambda z: [int(n) for n in re.findall(r"\\d+", z.stem)], default=repo)
+kit = here / (source.stem if zips else f"lora-course-{{REF}}")
+kits = [p for p in (here, *here.parents, kit) if (p / "helpers" / "presets.py").is_file()]
+if not kits:
+    with tempfile.TemporaryDirectory(dir=here) as new:
+        git = ["env", "GIT_TERMINAL_PROMPT=0", "git", "clone", "-q", "--depth=1", "--branch", REF]
+        get = [sys.executable, "-m", "zipfile", "-e"] if zips else git
+        done = subprocess.run([*get, source, f"{{new}}/kit"], capture_output=True, text=True)
+        kits = [p.parents[1].rename(kit) for p in [*Path(new).glob("**/helpers/presets.py")]]
+if not kits:
+    why = done.stderr.strip().rpartition("\\n")[2]
+    raise SystemExit(f"No {{kit.name}}: {{why}}. Put its zip here or in Drive, or set COURSE_REPO.")
+sys.path.insert(0, str(kits[0]))"""
 CHECK_THE_MACHINE = """\
 # Check this machine, and install what it lacks.
 from helpers import environment, workspace
@@ -46,8 +66,6 @@ BADGE = (
     "(https://colab.research.google.com/github/{repo}/blob/{ref}/notebooks/{name})"
 )
 BADGE_PATTERN = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*/notebooks/([\w.]+)\)")
-# Where this machine keeps its workspace is nobody else's business.
-WORKSPACE_PATH = re.compile(re.escape(str(workspace.root().resolve())))
 IGNORE = "nbval-ignore-output"
 
 
@@ -59,6 +77,7 @@ def paths() -> list[Path]:
 def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
     """Strip execution counts, timings, widgets and their state, progress bars and warnings; join what a cell
     printed; set the metadata."""
+    places = _workspaces(notebook)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.NotebookNode({"tags": tags} if tags else {})
@@ -69,7 +88,9 @@ def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
         CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)
         for output in cell.outputs:
             if "text" in output:
-                output.text = WORKSPACE_PATH.sub("workspace", output.text)
+                output.text = _without_paths(output.text, places)
+            if "text/plain" in output.get("data", {}):
+                output.data["text/plain"] = _without_paths(output.data["text/plain"], places)
             if "execution_count" in output:
                 output.execution_count = None
             output.pop("metadata", None) if output.output_type == "stream" else None
@@ -82,6 +103,32 @@ def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
     return notebook
+
+
+def _workspaces(notebook: nbformat.NotebookNode) -> list[str]:
+    """Where this notebook's outputs may say that the workspace is, longest first.
+
+    The second cell prints it. Where it lies on the machine that made the outputs is nobody else's business.
+    """
+    printed = [o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", [])]
+    said = re.findall(
+        r"^Workspace: (.+?)(?:/ in the course|, gone with .*)?$", "\n".join(printed), re.MULTILINE
+    )
+    # Joined to an absolute path, ROOT has no say.
+    found = {ROOT / place for place in said} | {ROOT / "workspace"}
+    if named := settings.path("COURSE_WORKSPACE"):
+        found |= {named, named.resolve()}
+    return sorted(map(str, found), key=len, reverse=True)
+
+
+def _without_paths(text: str, places: list[str]) -> str:
+    """A text in which the workspace is called so, wherever it was."""
+    text = re.sub(
+        r"^Workspace: .*", "Workspace: workspace/ in the course", text, flags=re.MULTILINE
+    )
+    return re.sub(
+        rf"(?:{'|'.join(map(re.escape, places))})(?=[/\s,:;.'\")\]]|$)", "workspace", text
+    )
 
 
 def _is_noise(output: nbformat.NotebookNode) -> bool:
@@ -103,6 +150,28 @@ def point_at(notebook: nbformat.NotebookNode, name: str, repo: str, ref: str) ->
     first, second = [cell for cell in notebook.cells if cell.cell_type == "code"][:2]
     first.source, second.source = GET_THE_KIT.format(repo=repo, ref=ref), CHECK_THE_MACHINE
     first.metadata.tags = second.metadata.tags = [IGNORE]
+
+
+def shows_something(source: str) -> bool:
+    """Whether a cell prints, draws or ends with a value: then it has to have an output.
+
+    What is printed inside a function or caught in a buffer does not count; a widget's picture does.
+    """
+    lines = source.splitlines()
+    tree = ast.parse(
+        "\n".join("pass" if line.lstrip().startswith(("!", "%")) else line for line in lines)
+    )
+    body = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    calls = [node for part in body for node in ast.walk(part) if isinstance(node, ast.Call)]
+    return isinstance(tree.body[-1], ast.Expr) or any(
+        getattr(call.func, "id", "") in ("print", "display") for call in calls
+    )
+
+
+def unsaved(notebook: nbformat.NotebookNode) -> list[int]:
+    """Numbers of the cells that show something and have no saved output. The first code cell only gets the kit."""
+    code = [(n, cell) for n, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    return [n for n, cell in code[1:] if not cell.outputs and shows_something(cell.source)]
 
 
 def release() -> tuple[str, str]:
@@ -127,26 +196,44 @@ def readme(repo: str, ref: str) -> str:
     return BADGE_PATTERN.sub(lambda m: BADGE.format(repo=repo, ref=ref, name=m[1]), text)
 
 
+def valid(repo: str, ref: str) -> str:
+    """Why a repository and a tag cannot be a release's; empty if they can. They become a part of a cell."""
+    if repo != PLACEHOLDER and not REPO.fullmatch(repo):
+        return f"{repo} is no repository on GitHub: OWNER/NAME, in letters, digits and hyphens."
+    if not REF.fullmatch(ref) or ".." in ref or ref.endswith((".", ".lock")):
+        return f"{ref} is no name for a release: a tag such as v2, of letters, digits, dots and hyphens."
+    return ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=("clean", "badges", "check"))
+    parser.add_argument("action", choices=("clean", "badges", "check", "unsaved"))
     parser.add_argument("values", nargs="*")
     arguments = parser.parse_args()
+    chosen = paths()
+    if arguments.action in ("clean", "unsaved") and arguments.values:
+        chosen = [Path(value).resolve() for value in arguments.values]
+    if arguments.action == "unsaved":
+        read = {path: nbformat.read(path, as_version=4) for path in chosen}
+        wrong = [f"{p.name}, cells {n}" for p, book in read.items() if (n := unsaved(book))]
+        sys.exit("No saved output: " + "; ".join(wrong) if wrong else 0)
+    repo, ref = release()
     if arguments.action == "badges":
-        if len(arguments.values) != 2 or arguments.values[0].count("/") != 1:
+        if len(arguments.values) != 2:
             parser.error("badges needs OWNER/NAME and REF")
         repo, ref = arguments.values
-    else:
-        repo, ref = release()
-    chosen = paths()
-    if arguments.action == "clean" and arguments.values:
-        chosen = [Path(value).resolve() for value in arguments.values]
+        if wrong := valid(repo, ref):
+            parser.error(wrong)
     wanted = {path: rewritten(path, repo, ref) for path in chosen}
-    if arguments.action != "clean":
+    if len(chosen) == len(paths()):
         wanted[ROOT / "README.md"] = readme(repo, ref)
     stale = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
     if arguments.action == "check" and stale:
-        sys.exit("not clean: " + ", ".join(path.name for path in stale) + ". Run `make badges`.")
+        sys.exit(
+            "not clean: "
+            + ", ".join(path.name for path in stale)
+            + ". Run `.venv/bin/python tools/notebooks.py clean`."
+        )
     for path in stale:
         path.write_text(wanted[path], encoding="utf-8")
         print("rewrote", path.name)

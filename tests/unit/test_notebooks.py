@@ -1,6 +1,5 @@
-"""What every notebook must keep to, and the opening cell in an empty folder."""
+"""What every notebook must keep to, and what the tool makes of it. The opening cell: test_opening_cell.py."""
 
-import os
 import re
 import subprocess
 import sys
@@ -45,7 +44,7 @@ def test_another_release_changes_every_badge_and_every_opening_cell():
         text = tool.rewritten(path, "somebody/some-course", "v9")
         assert "somebody/some-course/blob/v9/notebooks/" + path.name in text
         assert 'REPO, REF = \\"https://github.com/somebody/some-course\\", \\"v9\\"' in text
-        assert tool.release()[0] not in text
+        assert "_owner_" not in text and tool.release()[0] not in text
     readme = tool.readme("somebody/some-course", "v9")
     assert readme.count("somebody/some-course/blob/v9/notebooks/") == len(PATHS)
 
@@ -105,66 +104,104 @@ def test_it_ends_with_two_questions_to_predict(notebook):
     assert any("## Predict, then run" in text for text in headings)
 
 
-@pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    """A clone of this checkout with the release's tag, as GitHub would serve it."""
-    clone = tmp_path_factory.mktemp("released") / "course.git"
-    _, ref = tool.release()
-    for command in (
-        ["git", "clone", "--quiet", "--bare", str(KIT), str(clone)],
-        ["git", "-C", str(clone), "tag", "--force", ref, "HEAD"],
-    ):
-        subprocess.run(command, check=True, capture_output=True)
-    return clone
-
-
-def run_opening_cell(folder, source, **environment):
-    """Run a cell's text in a folder, and print where the helpers come from."""
-    code = (
-        source
-        + "\nfrom helpers import presets\nprint(pathlib.Path(presets.__file__).parent.parent)"
-    )
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=clean | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def serve(clone):
-    """Environment in which git fetches the release's address from a local clone."""
+# ----------------------------------------------------------------------------------------------- the tool
+def test_until_a_release_names_an_owner_the_address_is_one_that_nobody_can_have():
+    owner = tool.PLACEHOLDER.partition("/")[0]
+    # GitHub: letters, digits and single hyphens.
+    assert not re.fullmatch(r"[A-Za-z0-9-]+", owner)
     repo, _ = tool.release()
-    return {
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.file://{clone}.insteadOf",
-        "GIT_CONFIG_VALUE_0": f"https://github.com/{repo}",
-    }
+    assert repo == tool.PLACEHOLDER or tool.valid(repo, "v1") == ""
+    texts = [path.read_text(encoding="utf-8") for path in PATHS]
+    texts.append((KIT / "README.md").read_text(encoding="utf-8"))
+    for text in texts:
+        assert set(re.findall(r"github\.com/([\w-]+/[\w.-]*lora-course)", text)) <= {repo}
 
 
-def test_the_opening_cell_downloads_the_release_into_an_empty_folder(tmp_path, released):
-    cell = code_cells(READ[PATHS[0].name])[0].source
-    first = run_opening_cell(tmp_path, cell, **serve(released))
-    assert first.returncode == 0, first.stderr
-    kit = Path(first.stdout.strip().splitlines()[-1])
-    assert kit.parent == tmp_path and (kit / "notebooks").is_dir()
-    # A second run, for instance after a restart, needs no network.
-    again = run_opening_cell(tmp_path, cell, **serve(tmp_path / "gone"))
-    assert again.stdout.strip().splitlines()[-1] == str(kit)
+@pytest.mark.parametrize(
+    ("repo", "ref"),
+    [
+        ("owner", "v1"),
+        ("own_er/name", "v1"),
+        ("-owner/name", "v1"),
+        ("own--er/name", "v1"),
+        ("owner/na me", "v1"),
+        ('owner/name"', "v1"),
+        ("owner/name/more", "v1"),
+        ("owner/name", ""),
+        ("owner/name", "v1 "),
+        ("owner/name", "-v1"),
+        ("owner/name", "v..1"),
+        ("owner/name", "v1.lock"),
+        ("owner/name", 'v1"; print("'),
+    ],
+)
+def test_a_name_that_cannot_be_a_release_changes_nothing(repo, ref):
+    before = {path: path.read_bytes() for path in [*PATHS, KIT / "README.md"]}
+    command = [sys.executable, KIT / "tools" / "notebooks.py", "badges", repo, ref]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def test_the_opening_cell_uses_the_checkout_it_stands_in():
-    cell = code_cells(READ[PATHS[0].name])[0].source
-    done = run_opening_cell(KIT / "notebooks", cell, **serve(Path("/nowhere")))
-    assert done.stdout.strip().splitlines()[-1] == str(KIT)
+def book(*cells: tuple[str, str | None]):
+    """A notebook of code cells, each with what it printed."""
+    made = nbformat.v4.new_notebook()
+    for source, printed in cells:
+        cell = nbformat.v4.new_code_cell(source)
+        if printed is not None:
+            cell.outputs = [nbformat.v4.new_output("stream", text=printed)]
+        made.cells.append(cell)
+    return made
 
 
-def test_without_a_network_the_opening_cell_says_so(tmp_path):
-    cell = code_cells(READ[PATHS[0].name])[0].source
-    done = run_opening_cell(tmp_path, cell, **serve(tmp_path / "gone"))
-    assert done.returncode != 0
-    assert "could not be downloaded" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    "place",
+    [
+        "workspace0",
+        "build/test-workspace",
+        "/tmp/ws-1/my work",
+        "/content/drive/MyDrive/lora-course",
+    ],
+)
+def test_wherever_the_workspace_was_the_outputs_call_it_workspace(place, monkeypatch):
+    monkeypatch.delenv("COURSE_WORKSPACE", raising=False)
+    inside = not place.startswith("/")
+    said = f"Workspace: {place}{'/ in the course' if inside else ''}\n"
+    whole = f"{KIT}/{place}" if inside else place
+    made = book(
+        ("a", f"Packages match the pins.\n{said}"), ("b", f"saved {whole}/runs/r16\n{whole}")
+    )
+    cells = tool.clean(made, "00_x.ipynb").cells
+    assert cells[0].outputs[0].text == (
+        "Packages match the pins.\nWorkspace: workspace/ in the course\n"
+    )
+    assert cells[1].outputs[0].text == "saved workspace/runs/r16\nworkspace"
+
+
+def test_a_workspace_that_a_variable_names_is_called_workspace_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_WORKSPACE", f'"{tmp_path}/here"')
+    made = book(("a", f"in {tmp_path}/here/runs, not in {tmp_path}/hereafter\n"))
+    text = tool.clean(made, "00_x.ipynb").cells[0].outputs[0].text
+    assert text == f"in workspace/runs, not in {tmp_path}/hereafter\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "shows"),
+    [
+        ("print(1)", True),
+        ("for i in range(3):\n    print(i)", True),
+        ("%matplotlib inline\nplots.bars(x)", True),
+        ("x = 1\nx", True),
+        ("sliders = LoraSliders()\nsliders.show()", True),
+        ("with out:\n    display(picture)", True),
+        ("x = 1", False),
+        ("def show(x):\n    print(x)", False),
+        ("!pip list\nx = 1", False),
+        ("import sys", False),
+    ],
+)
+def test_a_cell_that_shows_something_has_to_have_an_output(source, shows):
+    first = ("sys.path.insert(0, str(kit))", None)
+    made = book(first, (source, None))
+    assert tool.unsaved(made) == ([1] if shows else [])
+    assert tool.unsaved(book(first, (source, "something"))) == []
