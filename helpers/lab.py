@@ -18,12 +18,13 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 class Plan:
     """A choice with everything that follows from it, for one model on a T4.
 
-    ``trained`` and ``total`` count parameters, ``file_mib`` is the saved adapter (float32), ``steps`` are updates
+    ``rows`` are training rows. ``trained`` and ``total`` count parameters, ``file_mib`` is the saved adapter (float32), ``steps`` are updates
     of the adapter, ``tokens`` what is trained on at most, ``minutes`` shortest and longest estimate for a T4.
     """
 
     choice: Choice
     config: "PretrainedConfig"
+    rows: int
     rows_at_once: int
     trained: int
     total: int
@@ -69,6 +70,7 @@ def plan(
     return Plan(
         choice=choice,
         config=config,
+        rows=rows,
         rows_at_once=at_once,
         trained=trained,
         total=trained + lora.base_parameters(config),
@@ -98,8 +100,8 @@ def smallest_change(too_large: Plan) -> tuple[str, Plan] | None:
     choice = too_large.choice
     tries = [
         (f"{rows} rows at once instead of {too_large.rows_at_once}", {"micro_batch": rows})
-        for rows in range(too_large.rows_at_once - 1, 0, -1)
-        if choice.batch_size % rows == 0
+        for rows in reversed(memory.divisors(choice.batch_size))
+        if rows < too_large.rows_at_once
     ]
     tries += [
         (f"rows of at most {length:,} tokens", {"max_seq_length": length})
@@ -111,7 +113,7 @@ def smallest_change(too_large: Plan) -> tuple[str, Plan] | None:
         for power in range(math.ceil(math.log2(choice.r)) - 1, -1, -1)
     ]
     for words, change in tries:
-        smaller = plan(replace(choice, **change), too_large.config)
+        smaller = plan(replace(choice, **change), too_large.config, too_large.rows)
         if smaller.fits:
             return words.replace("1 rows", "1 row"), smaller
     return None
@@ -129,22 +131,93 @@ def warmup_steps(steps: int) -> int:
     return usual if steps >= 2 * usual else steps // 4
 
 
-def warnings_for(choice: Choice) -> list[str]:
-    """What a student should know about a choice before training with it."""
-    found = []
-    if choice.lora_dropout > 0:
-        found.append("lora_dropout > 0 leaves Unsloth's fast path: training gets slower.")
-    scale = lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora)
-    if scale > 2:
-        found.append(f"The update is scaled by {scale:g}. Above 2, training can become unstable.")
-    steps = count_steps(MAX_CONVERSATIONS, choice)
-    if choice.r > 2 * steps:
-        # Measured with lora.directions_for on the adapter of notebook 05: r = 16, the small model. The average
-        # over its 30 blocks is 2.0 for v_proj and 5.7 for gate_proj, the others lie between.
+# What extreme settings did to the small model: held-out loss on 64 rows after the course's 100 conversations, twice
+# (r = 16, all else as in `Choice`; fp16 on an H100). Before training it was 3.31; with its own learning rate, 0.002,
+# and alpha = 16 it came to 2.26. An alpha of 1 came to 2.52, 64 to 2.24, 256 to 2.37. It is alpha that counts, whatever
+# the rank: r = 1 and r = 4 came to 2.27 and 2.26 with alpha = 16, and r = 1 to 2.53 with alpha = 1.
+UNTRAINED, USUAL = 3.31, 2.26
+LARGE_RATES = {0.02: 2.69, 0.2: "NaN, which is no number,", 2: "NaN, which is no number,"}
+LARGE_ALPHAS = {1024: 2.96, 1e6: "NaN, which is no number,"}
+SMALL_ALPHAS = {0.16: 2.97, 0.016: 3.26, 0.0001: 3.31}
+# The longest rows whose memory was measured (tests/gpu/results.json).
+LONGEST_MEASURED = 4096
+# "Notebooks can run for at most 12 hours" (Colab's FAQ, on its free machines).
+COLAB_HOURS = 12
+
+
+def warnings_for(
+    choice: Choice,
+    config: "PretrainedConfig | str" = "llama-2-7b",
+    rows: int = MAX_CONVERSATIONS,
+) -> list[str]:
+    """What a student should know about a choice before training with it; arguments as those of `plan`.
+
+    Each says what was measured, calculated or read, and where.
+    """
+    worked_out = plan(choice, config, rows)
+    too_much = [] if worked_out.fits else [too_large(worked_out)]
+    return [*too_much, *_strength(choice), *_arithmetic(worked_out)]
+
+
+def too_large(worked_out: Plan) -> str:
+    """That a plan does not fit on a T4, and the change that makes it fit."""
+    e, c = worked_out.estimate, worked_out.choice
+    change = smallest_change(worked_out)
+    helps = f"It would fit with {change[0]}." if change else "No single change makes it fit."
+    return (
+        f"Rows of {c.max_seq_length:,} tokens take {e.total:.1f} + {e.context:.1f} GiB, and a T4 has "
+        f"{T4_MEMORY_GIB}. {helps}"
+    )
+
+
+def _strength(choice: Choice) -> list[str]:
+    """Settings that break a training, or let it learn next to nothing."""
+    name, alpha = "lora_alpha", choice.lora_alpha
+    if choice.use_rslora:
+        # As LoRA with alpha · √r: alpha / √r is alpha · √r / r.
+        name, alpha = "lora_alpha · √r", choice.lora_alpha * math.sqrt(choice.r)
+    rate = choice.learning_rate or 0
+    settings = [
+        ("learning_rate", rate, "large", {n: at for n, at in LARGE_RATES.items() if rate >= n}),
+        (name, alpha, "large", {n: at for n, at in LARGE_ALPHAS.items() if alpha >= n}),
+        (name, alpha, "small", {n: at for n, at in SMALL_ALPHAS.items() if alpha <= n}),
+    ]
+    return [
+        f"{name} = {value:g} is very {size}. Training took the small model's held-out loss from {UNTRAINED} to "
+        f"{USUAL} with the usual one, and to {[*passed.values()][-1]} with {[*passed][-1]:g}."
+        for name, value, size, passed in settings
+        if passed
+    ]
+
+
+def _arithmetic(worked_out: Plan) -> list[str]:
+    """Settings that contradict the model's shape, the number of rows, or the time there is."""
+    c, config, found = worked_out.choice, worked_out.config, []
+    shapes = lora.projection_shapes(config)
+    own = sum(math.prod(shapes[name]) for name in {*c.target_modules})
+    if worked_out.trained >= config.num_hidden_layers * own:
         found.append(
-            f"r = {choice.r} is far more than the {steps} updates that {MAX_CONVERSATIONS} conversations give. "
-            "In a small model's r = 16 adapter trained on them, 2 to 6 directions on average carried 90 % of a "
-            "layer's change."
+            f"r = {c.r} is no low rank here: A and B hold as many numbers as the layers they stand beside, or more."
+        )
+    if c.batch_size > worked_out.rows:
+        found.append(
+            f"batch_size = {c.batch_size} is more than the {worked_out.rows} rows: an epoch is one update, "
+            f"{worked_out.steps} in all."
+        )
+    positions = getattr(config, "max_position_embeddings", c.max_seq_length)
+    if c.max_seq_length > positions:
+        found.append(
+            f"max_seq_length = {c.max_seq_length:,} is beyond the {positions:,} positions that the model was made for."
+        )
+    if c.max_seq_length > LONGEST_MEASURED:
+        found.append(
+            f"Memory was measured for rows of at most {LONGEST_MEASURED:,} tokens; beyond, the estimate was not checked."
+        )
+    hours = worked_out.minutes[0] / 60
+    if hours > COLAB_HOURS:
+        found.append(
+            f"If every row is full, {c.epochs:g} epochs take at least {hours:,.0f} hours on a T4, by arithmetic; a "
+            f"free Colab machine lives at most {COLAB_HOURS}."
         )
     return found
 
@@ -215,7 +288,8 @@ def describe(plan: Plan, tokens_per_minute: float | None = None) -> str:
     if tokens_per_minute:
         time = f"{plan.tokens / tokens_per_minute:.0f} min at the rate of your newest run"
     lines = [
-        f"r = {c.r}, lora_alpha = {c.lora_alpha:g}",
+        f"r = {c.r}, lora_alpha = {c.lora_alpha:g}"
+        + (f", lora_dropout = {c.lora_dropout:g}" if c.lora_dropout else ""),
         f"trainable  {plan.trained:,} of {plan.total:,} = {plan.trained / plan.total:.2%}",
         f"scale      {formula} = {plan.scale:g}",
         f"file       {plan.file_mib:,.0f} MiB",
@@ -224,7 +298,8 @@ def describe(plan: Plan, tokens_per_minute: float | None = None) -> str:
         f"time       at most {time}",
         f"           {plan.steps} updates, {plan.tokens:,} tokens if every row is full",
     ]
-    return "\n".join(lines + [f"note       {warning}" for warning in warnings_for(c)])
+    warnings = [*_strength(c), *_arithmetic(plan)]
+    return "\n".join(lines + [f"note       {warning}" for warning in warnings])
 
 
 def compare(a: Plan, b: Plan) -> str:

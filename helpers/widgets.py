@@ -59,7 +59,7 @@ class Knob:
     def value(self) -> float:
         """The number in the field; a whole one as int, which reads better in code."""
         number = self.field.value
-        return int(number) if number == int(number) else number
+        return int(number) if float(number).is_integer() else number
 
     @value.setter
     def value(self, number: float) -> None:
@@ -92,8 +92,9 @@ class Knob:
 class LoraSliders:
     """Sliders for everything that notebook 05 trains with; what it costs is redrawn at once.
 
-    `show()` returns the widget, `text()` its readouts. The current setting is `choice`; "Use this" writes it for
-    notebook 05, "Pin as A" keeps it for a comparison.
+    `show()` returns the widget, `text()` its readouts, `said` is the last message. The current setting is `choice`;
+    "Use this" writes it for notebook 05 (one that does not fit on a T4 only when pressed twice), "Pin as A" keeps
+    it for a comparison.
 
     Args:
         choice: where the sliders start.
@@ -111,6 +112,7 @@ class LoraSliders:
             model = presets.MODELS[model].name
         self.rates = _measured_rates(self.models)
         self.pinned: lab.Plan | None = None
+        self.asked: Choice | None = None  # too large, and "Use this" was pressed once
         self.model = w.Dropdown(
             options=list(self.models), value=model, description="model", style=_LABEL,
             layout=w.Layout(**_WIDE),
@@ -146,7 +148,7 @@ class LoraSliders:
             description="Use this", button_style="primary", tooltip="Save for notebook 05",
             layout=w.Layout(**narrow),
         )  # fmt: skip
-        self.readout, self.message = w.HTML(), w.HTML()
+        self.readout, self.message, self.said = w.HTML(), w.HTML(), ""
         self.plan = self._planned(choice)
         for control in self._controls():
             getattr(control, "field", control).observe(self._moved, names="value")
@@ -209,9 +211,10 @@ class LoraSliders:
             )
             self.plan = self._planned(moved)
         except CourseError as error:
-            self.message.value = f"<b>{escape(str(error))}</b>"
+            self._say(str(error))
             return
-        self.choice, self.message.value = moved, ""
+        self.choice, self.asked = moved, None
+        self._say("")
         self._draw()
 
     def _draw(self) -> None:
@@ -228,13 +231,20 @@ class LoraSliders:
         self._draw()
 
     def _save(self) -> None:
+        if not self.plan.fits and self.asked != self.choice:
+            self.asked = self.choice
+            self._say(f"Not saved. {lab.too_large(self.plan)} To save it as it is, press again.")
+            return
         try:
             path = workspace.save_choice(self.choice)
-            self.message.value = (
-                f"Saved r = {self.choice.r}, alpha = {self.choice.lora_alpha:g} in {path.name}."
-            )
         except CourseError as error:
-            self.message.value = f"<b>{escape(str(error))}</b>"
+            self._say(str(error))
+            return
+        self._say(f"Saved r = {self.choice.r}, alpha = {self.choice.lora_alpha:g} in {path.name}.")
+
+    def _say(self, text: str) -> None:
+        self.said = text
+        self.message.value = f"<b>{escape(text)}</b>" if text else ""
 
 
 class AlphaDial:

@@ -19,6 +19,8 @@ MARKS = re.compile(r"(<!-- gpu -->\n).*?(<!-- /gpu -->)", re.DOTALL)
 PARTS = ("machine", "probes", "speed", "grid", "t4_kernels", "binaries", "agree", "notebooks")
 # On a GPU, each as a whole; the notebooks have a date each.
 MEASURED = ("probes", "speed", "grid", "t4_kernels", "agree")
+# The limit of a run that does not name its own: what a T4 had with an older driver.
+EARLIER_LIMIT_GIB = round(common.presets.OLDER_T4_MEMORY_GIB - common.presets.CUDA_CONTEXT_GIB, 3)
 # What a GPU machine without network, and not a T4, cannot show.
 NOT_RUN = {
     "a real Tesla T4": "none was at hand: its speed, and whether kernels that compile for it also run well",
@@ -105,6 +107,17 @@ def dates(results: dict) -> set[str | None]:
     return {run.get("date") for run in runs(results)}
 
 
+def limits(results: dict) -> str:
+    """The memory that the measurements were allowed, in words."""
+    found = sorted({run.get("limit_gib", EARLIER_LIMIT_GIB) for run in runs(results)})
+    said = " or ".join(f"{gib:.2f}" for gib in found) + " GiB (a T4's memory less a CUDA context"
+    if EARLIER_LIMIT_GIB in found:
+        said += (
+            f"; {EARLIER_LIMIT_GIB:.2f} with an older driver, {common.LIMIT_GIB:.2f} with today's"
+        )
+    return f"{said})"
+
+
 def not_run(results: dict) -> dict[str, str]:
     """What is not known, and why."""
     found = NOT_RUN.copy()
@@ -162,7 +175,7 @@ def summary(results: dict) -> str:
     gpus = sorted({str(run.get("gpu") or machine["gpu"]) for run in runs(results)})
     versions = machine["versions"]
     head = (
-        f"Measured {when} on one {' and one '.join(gpus)}, limited to a T4's memory, fp16 and plain "
+        f"Measured {when} on one {' and one '.join(gpus)}, limited to {limits(results)}, to fp16 and to plain "
         "attention, with a random Llama-2-7B. No T4 was used: memory carries over, speed does not. "
         f"Versions: torch {versions['torch']}, Triton {versions['triton']}, Unsloth {versions['unsloth']}."
     )

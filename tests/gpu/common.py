@@ -18,6 +18,8 @@ RESULTS = Path(os.environ.get("RESULTS", KIT / "build" / "gpu" / "results"))
 GIB = 2**30
 from helpers import presets  # isort: skip
 
+# What PyTorch may take in T4 mode: the driver counts the CUDA context to the 14.563 GiB too.
+LIMIT_GIB = round(presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB, 3)
 SHAPES = {
     "llama-2-7b": presets.MODELS["llama-2-7b"].shape,
     # config.json of meta-llama/Llama-3.2-3B: grouped-query attention, a large vocabulary, tied embeddings.
@@ -53,11 +55,15 @@ def save(name: str, content: dict, **about) -> None:
 
 
 def provenance() -> dict:
-    """Date, GPU, helpers and versions of a measurement that is made now."""
+    """Date, GPU, its memory limit, helpers and versions of a measurement that is made now."""
     gpu = (ask_gpu("name") or [None])[0]
     versions = {name: _version(name) for name in PACKAGES}
-    return {"date": datetime.date.today().isoformat(), "gpu": gpu, "helpers": helpers_hash()} | {
-        "versions": versions
+    return {
+        "date": datetime.date.today().isoformat(),
+        "gpu": gpu,
+        "limit_gib": LIMIT_GIB,
+        "helpers": helpers_hash(),
+        "versions": versions,
     }
 
 

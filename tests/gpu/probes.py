@@ -11,7 +11,7 @@ from helpers import models  # noqa: F401  isort: skip  (Unsloth first; sets the 
 
 import torch
 
-from helpers import environment, presets
+from helpers import environment
 
 
 def t4_mode(failures: list[str]) -> dict:
@@ -19,9 +19,8 @@ def t4_mode(failures: list[str]) -> dict:
     from unsloth import is_bfloat16_supported
     from unsloth.utils.attention_dispatch import select_attention_backend
 
-    limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
     given = {}
-    for gib in (limit - 0.5, limit + 0.1):
+    for gib in (common.LIMIT_GIB - 0.5, common.LIMIT_GIB + 0.1):
         try:
             given[f"{gib:.2f} GiB"] = bool(
                 torch.empty(int(gib * common.GIB), dtype=torch.uint8, device="cuda").numel()

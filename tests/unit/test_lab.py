@@ -120,10 +120,80 @@ def test_warm_up_is_the_homeworks_in_a_usual_training_and_a_quarter_of_a_short_o
     assert warm_up == (10 if steps >= 20 else steps // 4)
 
 
-def test_a_rank_that_100_conversations_cannot_fill_is_warned_of():
-    (warning,) = lab.warnings_for(Choice(r=128, lora_alpha=128))
-    assert "26 updates" in warning
-    assert lab.warnings_for(Choice(r=32, lora_alpha=32)) == []
+# --------------------------------------------------------------------------------------- warnings
+@pytest.mark.parametrize(
+    "usual",
+    [
+        {},
+        {"r": 4},
+        {"r": 8, "lora_alpha": 16},
+        {"r": 64},
+        {"r": 128, "lora_alpha": 128},
+        {"use_rslora": True},
+        {"lora_dropout": 0.1},
+        {"learning_rate": 2e-3},
+        {"epochs": 15},
+        {"max_seq_length": 4096},
+        {"batch_size": 100},
+    ],
+    ids=str,
+)
+def test_a_choice_that_nothing_is_known_against_is_not_warned_of(usual):
+    assert lab.warnings_for(Choice(**usual)) == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ({"learning_rate": 2}, "learning_rate = 2 is very large"),
+        ({"learning_rate": 0.03}, "and to 2.69 with 0.02"),
+        ({"lora_alpha": 1e6}, "lora_alpha = 1e+06 is very large"),
+        ({"lora_alpha": 0.0001}, "lora_alpha = 0.0001 is very small"),
+        ({"lora_alpha": 512, "use_rslora": True}, "lora_alpha · √r = 2048 is very large"),
+        ({"epochs": 1000}, "1000 epochs take at least 118 hours"),
+        ({"batch_size": 200}, "more than the 100 rows: an epoch is one update, 2 in all"),
+        ({"max_seq_length": 4097}, "4,097 is beyond the 4,096 positions"),
+        ({"r": 2048, "lora_alpha": 2048, "target_modules": ("q_proj",)}, "no low rank"),
+        ({"r": 512}, "It would fit with r = 256"),
+    ],
+    ids=str,
+)
+def test_what_does_harm_is_warned_of_with_the_reason(harm, said):
+    assert any(said in warning for warning in lab.warnings_for(Choice(**harm)))
+
+
+def test_the_number_of_rows_and_the_model_are_those_that_are_trained():
+    few = Choice(batch_size=32)
+    assert lab.warnings_for(few) == []
+    assert "24 rows" in lab.warnings_for(few, rows=24)[0]
+    long = Choice(max_seq_length=8192)
+    assert any("positions" in warning for warning in lab.warnings_for(long))
+    assert not any("positions" in warning for warning in lab.warnings_for(long, "smollm2-135m"))
+
+
+def test_two_choices_with_the_same_update_are_warned_of_alike():
+    # Rank-stabilised LoRA with alpha is LoRA with alpha · √r.
+    for alpha in (1e-5, 1, 256, 1e5):
+        stabilised = lab.warnings_for(Choice(lora_alpha=alpha, use_rslora=True))
+        plain = lab.warnings_for(Choice(lora_alpha=4 * alpha))
+        assert [text.split(" = ")[1:] for text in stabilised] == [
+            text.split(" = ")[1:] for text in plain
+        ]
+
+
+@quick
+@given(choices(), models)
+def test_a_plan_that_does_not_fit_is_warned_of_first_and_only_that(choice, model):
+    p = lab.plan(choice, model)
+    warnings = lab.warnings_for(choice, model)
+    assert p.fits == (not warnings or f"a T4 has {T4_MEMORY_GIB}" not in warnings[0])
+    # The readout says it in the line about memory.
+    assert f"a T4 has {T4_MEMORY_GIB}" not in lab.describe(p)
+
+
+def test_a_batch_of_a_billion_rows_is_worked_out_at_once():
+    p = lab.plan(Choice(batch_size=10**9 + 7))
+    assert p.rows_at_once == 1 and p.steps == 2
 
 
 def test_a_config_that_is_no_llama_and_an_unknown_preset_are_named():

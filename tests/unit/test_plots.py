@@ -75,16 +75,16 @@ def memory_parts(**set_up) -> dict[str, float]:
 
 def test_the_memory_bar_holds_each_part_and_the_limit_as_text():
     parts = memory_parts(r=16, batch_size=2, sequence_length=2048)
-    found = texts(parse(plots.memory_svg(parts, 14.741, "Llama & friends")))
+    found = texts(parse(plots.memory_svg(parts, 14.563, "Llama & friends")))
     assert found[0] == "Llama & friends"
     assert {f"{name} {gib:.2f}" for name, gib in parts.items()} <= set(found)
-    assert any("14.741" in text for text in found)
+    assert any("14.563" in text for text in found)
 
 
 @pytest.mark.parametrize("rank", [1, 16, 512])
 def test_the_widths_in_the_memory_bar_are_proportional_and_stay_inside_the_picture(rank):
     parts = memory_parts(r=rank, batch_size=8, sequence_length=2048)
-    root = parse(plots.memory_svg(parts, 14.741, "memory"))
+    root = parse(plots.memory_svg(parts, 14.563, "memory"))
     limit = float(re.match(r"M([\d.]+)", root.find("path").get("d"))[1])
     # The bar's segments come first; the legend's squares follow.
     bar = [
@@ -93,7 +93,7 @@ def test_the_widths_in_the_memory_bar_are_proportional_and_stay_inside_the_pictu
     left, scale = bar[0][0], sum(width for _, width in bar) / sum(parts.values())
     for (_, width), gib in zip(bar, parts.values(), strict=True):
         assert width == pytest.approx(gib * scale, abs=0.11)
-    assert limit == pytest.approx(left + 14.741 * scale, abs=1)
+    assert limit == pytest.approx(left + 14.563 * scale, abs=1)
     width = float(root.get("width"))
     assert max(limit, *(x + part for x, part in bar)) <= width
 
@@ -113,15 +113,15 @@ def test_levels_are_lines_over_a_histogram_of_all_weights():
 
 
 def test_bars_have_the_values_as_length_and_as_text_and_red_ones_are_above_the_limit():
-    figure = plots.bars(["4 bits", "16 bits"], [3.6, 15.25], "GiB", limit=14.74)
+    figure = plots.bars(["4 bits", "16 bits"], [3.6, 15.25], "GiB", limit=14.56)
     axes = figure.axes[0]
     assert [bar.get_width() for bar in axes.patches] == [3.6, 15.25]
     colours = [bar.get_facecolor() for bar in axes.patches]
     assert colours == [to_rgba(plots.BLUE), to_rgba(plots.RED)]
     found = [text.get_text().strip() for text in axes.texts]
-    assert {"3.60", "15.25", "T4: 14.74 GiB"} <= set(found)
+    assert {"3.60", "15.25", "T4: 14.56 GiB"} <= set(found)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["4 bits", "16 bits"]
-    assert axes.lines[0].get_xdata()[0] == 14.74
+    assert axes.lines[0].get_xdata()[0] == 14.56
 
 
 def test_bars_without_a_limit_are_all_blue():

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,6 +98,53 @@ def test_counts_that_are_not_positive_whole_numbers_are_refused(name, value):
     assert f"{name} = {value!r}" in refused(**{name: value})
 
 
+def test_a_number_in_quotes_true_and_a_whole_number_with_a_point_are_told_how_to_write_it():
+    assert (
+        "r = '16' is not a whole number of at least 1: it is text; take the quotes off"
+        in refused(r="16")
+    )
+    assert "it is True or False" in refused(r=True)
+    assert (
+        "r = 16.0 is not a whole number of at least 1: it has a decimal point; write 16"
+        in refused(r=16.0)
+    )
+    assert "take the quotes off" in refused(learning_rate="2e-4")
+    assert "take the quotes off" in refused(lora_dropout="0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("r", numpy.int64(8)),
+        ("batch_size", numpy.uint8(16)),
+        ("max_seq_length", numpy.int32(512)),
+        ("micro_batch", numpy.int64(2)),
+        ("lora_alpha", numpy.float32(32)),
+        ("lora_alpha", numpy.int64(32)),
+        ("lora_dropout", numpy.float32(0.5)),
+        ("epochs", numpy.float64(3)),
+        ("learning_rate", numpy.float32(0.5)),
+        ("use_rslora", numpy.True_),
+    ],
+)
+def test_numpys_numbers_are_taken_and_become_pythons(name, value):
+    choice = Choice(**{name: value})
+    assert getattr(choice, name) == value
+    assert type(getattr(choice, name)) in (int, float, bool)
+    assert Choice(**json.loads(json.dumps(choice.to_dict()))) == choice
+
+
+@pytest.mark.parametrize("value", [numpy.float64("nan"), numpy.float32("inf"), 10**400])
+@pytest.mark.parametrize("name", ["lora_alpha", "epochs", "learning_rate", "lora_dropout"])
+def test_a_number_that_is_not_finite_is_refused(name, value):
+    assert name in refused(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["False", "", None, 2, []])
+def test_a_switch_that_is_neither_true_nor_false_is_refused(value):
+    assert f"use_rslora = {value!r} is neither True nor False" in refused(use_rslora=value)
+
+
 # --------------------------------------------------------------------------------------- micro-batch
 @given(batch=st.integers(1, 64), micro=st.integers(1, 64))
 def test_a_micro_batch_must_divide_the_batch(batch, micro):
@@ -176,8 +224,9 @@ def test_people_get_the_full_size(monkeypatch):
 
 
 def test_the_variable_names_the_size(monkeypatch):
-    monkeypatch.setenv("COURSE_SIZE", "test")
-    assert presets.size() == presets.SIZES["test"]
+    for name in ("test", '"test"', " test "):
+        monkeypatch.setenv("COURSE_SIZE", name)
+        assert presets.size() == presets.SIZES["test"]
 
 
 def test_the_test_size_is_smaller_in_every_way():
@@ -187,7 +236,7 @@ def test_the_test_size_is_smaller_in_every_way():
     assert {*small.ranks} < {*full.ranks}
 
 
-@pytest.mark.parametrize("name", ["huge", "FULL", ""])
+@pytest.mark.parametrize("name", ["huge", "FULL"])
 def test_an_unknown_size_is_refused(monkeypatch, name):
     monkeypatch.setenv("COURSE_SIZE", name)
     with pytest.raises(CourseError, match="full, test") as caught:
@@ -196,6 +245,10 @@ def test_an_unknown_size_is_refused(monkeypatch, name):
 
 
 # --------------------------------------------------------------------------------------------- models
+def test_a_t4s_memory_is_what_todays_driver_gives():
+    assert presets.T4_MEMORY_GIB == round(15_637_086_208 / 2**30, 3) < presets.OLDER_T4_MEMORY_GIB
+
+
 def test_a_base_model_without_a_template_names_one():
     assert presets.MODELS["llama-2-7b"].template == "llama"
     assert presets.MODELS[presets.EMBEDDED].template is None

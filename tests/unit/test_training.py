@@ -197,22 +197,6 @@ def test_two_rows_four_times_train_like_eight_rows_once(workspace):
     assert two == pytest.approx(eight, abs=2e-3) and len(two) == 2
 
 
-@pytest.mark.parametrize(
-    ("choice", "word"),
-    [(Choice(lora_dropout=0.1), "lora_dropout"), (Choice(r=4, lora_alpha=16), "4")],
-)
-def test_a_choice_that_often_goes_wrong_is_warned_of(choice, word):
-    (warning,) = lab.warnings_for(choice)
-    assert word in warning
-
-
-def test_usual_choices_are_not_warned_of():
-    assert lab.warnings_for(Choice()) == []
-    assert lab.warnings_for(Choice(r=8, lora_alpha=16)) == []
-    # The scale of rank-stabilised LoRA is alpha over the root of r: 16 / 4.
-    assert len(lab.warnings_for(Choice(use_rslora=True))) == 1
-
-
 # ---------------------------------------------------------------------------------------- bad input
 @pytest.fixture
 def refuse(workspace, trained):

@@ -122,8 +122,8 @@ def test_what_does_not_fit_is_told_with_the_change_that_makes_it_fit():
 def test_a_warning_stands_in_the_text():
     sliders = LoraSliders()
     assert "note" not in sliders.text()
-    sliders.dropout.value = 0.1
-    assert "note       lora_dropout > 0" in sliders.text()
+    sliders = LoraSliders(Choice(learning_rate=2.0))
+    assert "note       learning_rate = 2 is very large" in sliders.text()
 
 
 def test_the_code_is_shown_as_it_would_run():
@@ -228,6 +228,25 @@ def test_use_this_keeps_the_choice_for_the_next_notebook(workspace):
     assert all(word in sliders.message.value for word in ("32", "64", "choice.json"))
 
 
+def test_a_plan_that_does_not_fit_is_saved_only_when_use_this_is_pressed_again(workspace):
+    sliders = LoraSliders(Choice(r=256, lora_alpha=256, max_seq_length=4096, micro_batch=8))
+    sliders.use.click()
+    assert not (workspace / "choice.json").exists()
+    assert "Not saved" in sliders.said and "4 rows at once instead of 8" in sliders.said
+    assert "4 rows at once instead of 8" in sliders.message.value
+    # Moved away and back: asked again.
+    sliders.rows.value = 4
+    assert sliders.said == ""
+    sliders.rows.value = 8
+    sliders.use.click()
+    assert not (workspace / "choice.json").exists()
+    sliders.use.click()
+    assert load_choice() == sliders.choice and "Saved r = 256" in sliders.said
+    sliders.rows.value = 4
+    sliders.use.click()
+    assert load_choice().micro_batch == 4
+
+
 def test_a_choice_that_was_only_moved_is_not_kept(workspace):
     sliders = LoraSliders()
     sliders.use.click()
@@ -286,7 +305,8 @@ def test_a_number_typed_between_the_marks_is_taken_and_the_slider_shows_it(r, al
 @pytest.mark.parametrize(
     ("control", "typed"),
     [("r", 0), ("r", 999), ("r", -4), ("alpha", 0), ("alpha", 5000), ("dropout", 1.5),
-     ("length", 3), ("length", 10**6), ("batch", 0), ("epochs", 0), ("rows", -1)],
+     ("length", 3), ("length", 10**6), ("batch", 0), ("epochs", 0), ("rows", -1),
+     ("alpha", float("nan")), ("epochs", float("inf"))],
 )  # fmt: skip
 def test_a_number_typed_out_of_range_leaves_a_message_and_the_last_setting(control, typed):
     sliders = LoraSliders()
