@@ -22,10 +22,16 @@ import record
 
 PLACE = kernels.BUILD / "fresh"
 WORKSPACE = PLACE / "workspace"
-# Where the workspace lies here is not where it lies for a student.
-IN_OUTPUTS = re.compile(rf"({re.escape(str(kernels.ROOT))}/)?build/fresh/workspace\b")
 # Variables that would make another course of it.
 FOREIGN = ("COURSE_SIZE", "COURSE_MODEL", "COURSE_TEST_SET", "COURSE_T4", "OMP_NUM_THREADS")
+
+
+def workspace_pattern(root: Path) -> re.Pattern:
+    """How outputs name the workspace: where it lies here is not where it lies for a student."""
+    return re.compile(rf"({re.escape(str(root))}/)?build/fresh/workspace\b")
+
+
+IN_OUTPUTS = workspace_pattern(kernels.ROOT)
 
 
 def left_by(notebook: Path) -> Path:
@@ -66,7 +72,11 @@ def execute(notebook: Path, python: str = sys.executable) -> tuple[nbformat.Note
         for file in sorted(WORKSPACE.glob("runs/*/run.json"))
         if file.stat().st_mtime >= began
     }
-    return nbformat.read(target, as_version=4), {"minutes": minutes, "training": trained}
+    executed = nbformat.read(target, as_version=4)
+    for output in (o for cell in executed.cells for o in cell.get("outputs", [])):
+        if "text" in output:
+            output.text = IN_OUTPUTS.sub("workspace", output.text)
+    return executed, {"minutes": minutes, "training": trained}
 
 
 def prepare() -> None:
@@ -125,17 +135,19 @@ def renew_one(path: Path) -> float:
     """Run one notebook, save its outputs in place, and note its minutes."""
     before = path.read_text(encoding="utf-8"), record.code_hash(path)
     executed, took = execute(path)
-    for cell in executed.cells:
-        for output in cell.get("outputs", []):
-            if "text" in output:
-                output.text = IN_OUTPUTS.sub("workspace", output.text)
+    if before != (path.read_text(encoding="utf-8"), record.code_hash(path)):
+        sys.exit(f"\n{path.name} or a helper changed while it ran: nothing was saved.")
     if found := compare.differences(compare.kept(path), compare.cells(executed)):
         wrong = [one.describe(path, "test size", "full size") for one in found]
         sys.exit("\n\n".join(["\nThese outputs depend on the size:", *wrong]))
-    if before != (path.read_text(encoding="utf-8"), record.code_hash(path)):
-        sys.exit(f"\n{path.name} or a helper changed while it ran: nothing was saved.")
     nbformat.write(executed, path)
-    clean = [sys.executable, kernels.ROOT / "tools" / "notebooks.py", "clean", path]
-    subprocess.run(clean, check=True)
+    clean(path)
     record.note(path, took["minutes"], took["training"])
+    record.rewrite()
     return took["minutes"]
+
+
+def clean(path: Path) -> None:
+    """Take out of a notebook what should not be in the repository."""
+    command = [sys.executable, kernels.ROOT / "tools" / "notebooks.py", "clean", path]
+    subprocess.run(command, check=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from helpers import workspace
+from helpers import presets, workspace
 
 BUILD = ROOT / "build"
 # Threads that wait give their core away soon; else two kernels at once run many times slower.
@@ -24,7 +24,12 @@ def sockets() -> dict[str, str]:
 
 
 def prepare_model(python: str = sys.executable) -> None:
-    """Make the small model in the workspace, so that its minute is not the first notebook's."""
+    """Make the small model in the workspace, so that its minute is not the first notebook's.
+
+    Whether one that is there is whole, each notebook checks.
+    """
+    if workspace.path("models", presets.EMBEDDED).is_dir():
+        return
     code = "from helpers import models; models.locate()"
     done = subprocess.run(
         [python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
