@@ -214,7 +214,9 @@ def load_selection() -> "Dataset":
         only_ids = isinstance(saved, dict) and "ids" in saved
         raise CourseError(
             f"{file} does not hold {'conversations, only their ids' if only_ids else 'a selection'}.",
-            "An earlier version of the course wrote it." if only_ids else "Was it edited by hand?",
+            "An earlier version of the course wrote it."
+            if only_ids
+            else "It was probably edited by hand.",
             "Run notebook 04 again, or delete the file to get the best of the course's pool.",
         )
     # At test size every n-th, so that short and long ones are among them.
