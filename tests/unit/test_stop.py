@@ -1,0 +1,185 @@
+"""Stop: one sentence, nothing lost, and the same cell goes on with its plot."""
+
+import os
+import re
+import signal
+
+import pytest
+import tiny_run
+from transformers import TrainerCallback
+
+from helpers import runs, training
+from helpers.errors import CourseError
+from helpers.progress import Clock, LivePlot, Stop
+
+pytestmark = pytest.mark.usefixtures("use_tiny_llama")
+
+
+class PressStop(TrainerCallback):
+    """Sends this process what Jupyter sends for Stop, during some steps."""
+
+    def __init__(self, *steps: int, times: int = 1):
+        self.steps, self.times = list(steps), times
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            self.steps.remove(state.global_step)
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+def stopped(trainer, rows) -> str:
+    with pytest.raises(CourseError) as caught:
+        training.train(trainer, tiny_run.CHOICE, rows)
+    return str(caught.value)
+
+
+@pytest.fixture
+def rows():
+    return tiny_run.conversations()
+
+
+def test_stop_ends_after_the_step_and_the_same_cell_goes_on_to_the_same_end(
+    workspace, rows, trained, capsys
+):
+    _, _, trainer = tiny_run.build(rows)
+    trainer.add_callback(PressStop(3, 16))
+    said = stopped(trainer, rows)
+    assert "stopped after step 4 of 24" in said
+    assert "checkpoint-4 of the run r4-alpha8" in said and "Run this cell again" in said
+    assert "Stopping after this step" in capsys.readouterr().out
+    assert "after step 17 of 24" in stopped(trainer, rows)
+    assert "Going on from checkpoint-4." in capsys.readouterr().out
+    run = training.train(trainer, tiny_run.CHOICE, rows)
+    assert "Going on from checkpoint-17." in capsys.readouterr().out
+    tiny_run.assert_same_adapter(run, trained.run)
+    assert runs.losses(run.folder) == runs.losses(trained.run.folder)
+    # One clock, one plot, one listener, however often it was stopped.
+    for kind in (Clock, LivePlot, Stop):
+        assert sum(isinstance(one, kind) for one in trainer.callback_handler.callbacks) == 1
+
+
+def test_stop_in_the_last_step_is_a_finished_run(workspace, rows, trained):
+    _, _, trainer = tiny_run.build(rows)
+    trainer.add_callback(PressStop(tiny_run.STEPS - 1))
+    run = training.train(trainer, tiny_run.CHOICE, rows)
+    assert run.record["status"] == "finished"
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+def test_a_second_stop_breaks_off_at_once_and_the_newest_checkpoint_is_gone_on_from(
+    workspace, rows, trained
+):
+    _, _, trainer = tiny_run.build(rows)
+    trainer.add_callback(PressStop(13, times=2))
+    said = stopped(trainer, rows)
+    assert "after step 13 of 24" in said and "checkpoint-10" in said
+    run = training.train(trainer, tiny_run.CHOICE, rows)
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_broken_off_before_the_first_checkpoint_it_says_how_to_begin_anew(
+    workspace, rows, trained, step
+):
+    model, tokenizer, trainer = tiny_run.build(rows)
+    trainer.add_callback(PressStop(step, times=2))
+    said = stopped(trainer, rows)
+    assert "no checkpoint was saved yet" in said and "training.add_adapter" in said
+    if step:
+        # The adapter in memory is half-trained: going on from it would be another run.
+        assert "has been trained already" in stopped(trainer, rows)
+        model = training.add_adapter(model, tiny_run.CHOICE)
+        folder = runs.folder_for(tiny_run.CHOICE, rows)
+        trainer = training.build_trainer(model, tokenizer, rows, tiny_run.CHOICE, folder)
+    run = training.train(trainer, tiny_run.CHOICE, rows)
+    assert run.folder.name == "r4-alpha8"
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+def test_outside_a_training_stop_means_what_it_meant_before(workspace, rows):
+    before = signal.getsignal(signal.SIGINT)
+    _, _, trainer = tiny_run.build(rows)
+    trainer.add_callback(PressStop(3))
+    stopped(trainer, rows)
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+# ------------------------------------------------------------------------------------ in a real kernel
+SET_UP = """
+import sys; sys.path[:0] = {paths}
+import time, tiny_run
+from transformers import TrainerCallback
+from helpers import training
+class Slow(TrainerCallback):
+    def on_step_begin(self, *_, **__): time.sleep(0.1)
+rows = tiny_run.conversations()
+_, _, trainer = tiny_run.build(rows)
+trainer.add_callback(Slow())
+"""
+TRAIN = "run = training.train(trainer, tiny_run.CHOICE, rows)"
+
+
+@pytest.fixture
+def kernel(workspace):
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3")
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def run_cell(client, source, on_message=lambda message: None):
+    """Execute a cell; every message that the front end gets."""
+    asked, messages = client.execute(source), []
+    while True:
+        message = client.get_iopub_msg(timeout=120)
+        if message["parent_header"].get("msg_id") != asked:
+            continue
+        if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+            return messages
+        messages.append(message)
+        on_message(message)
+
+
+def of_type(messages, kind):
+    return [message["content"] for message in messages if message["msg_type"] == kind]
+
+
+@pytest.mark.slow
+def test_in_a_notebook_stop_is_three_lines_and_running_the_cell_again_draws_a_new_plot(kernel):
+    manager, client = kernel
+    paths = [str(training.workspace.KIT), os.path.dirname(tiny_run.__file__)]
+    assert not of_type(run_cell(client, SET_UP.format(paths=paths)), "error")
+    pressed = []
+
+    def press_stop(message):
+        if message["msg_type"] == "update_display_data" and not pressed:
+            pressed.append(manager.interrupt_kernel())
+
+    first = run_cell(client, TRAIN, press_stop)
+    (error,) = of_type(first, "error")
+    assert error["ename"] == "CourseError"
+    lines = "\n".join(error["traceback"]).splitlines()
+    assert len(lines) == 3 and "Training was stopped after step" in lines[0]
+    done = int(re.search(r"after step (\d+)", lines[0])[1])
+
+    second = run_cell(client, TRAIN)
+    assert not of_type(second, "error")
+    (shown,) = of_type(second, "display_data")
+    updates = of_type(second, "update_display_data")
+    (old,) = of_type(first, "display_data")
+    here = shown["transient"]["display_id"]
+    assert here != old["transient"]["display_id"], "the first cell's picture is not this cell's"
+    assert {update["transient"]["display_id"] for update in updates} == {here}
+    assert len(updates) == tiny_run.STEPS - done - 1, "drawn once a step"
+
+    def points(content):
+        return content["data"]["text/html"].count("<circle") or len(
+            re.search(r'points="([^"]*)"', content["data"]["text/html"])[1].split()
+        )
+
+    assert points(updates[-1]) == tiny_run.STEPS, "with the losses before the stop"
