@@ -52,7 +52,7 @@ if not kits:
         done = subprocess.run([*get, source, f"{{new}}/kit"], capture_output=True, text=True)
         kits = [p.parents[1].rename(kit) for p in [*Path(new).glob("**/helpers/presets.py")]]
 if not kits:
-    why = done.stderr.strip().rpartition("\\n")[2]
+    why = " ".join(re.findall(r"(?m)^[\\w.]+: .+", done.stderr)) or "no course in it"
     raise SystemExit(f"No {{kit.name}}: {{why}}. Put its zip here or in Drive, or set COURSE_REPO.")
 sys.path.insert(0, str(kits[0]))"""
 CHECK_THE_MACHINE = """\
