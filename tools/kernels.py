@@ -1,5 +1,6 @@
 """Kernels that run a notebook by itself: local sockets instead of ports, and a workspace of its own."""
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -20,7 +21,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 def sockets() -> dict[str, str]:
     """Arguments of a kernel manager whose kernel needs no ports, which another kernel might take first."""
-    return {"transport": "ipc", "ip": str(Path(tempfile.mkdtemp(prefix="kernel-")) / "socket")}
+    folder = tempfile.mkdtemp(prefix="kernel-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"transport": "ipc", "ip": str(Path(folder) / "socket")}
 
 
 def prepare_model(python: str = sys.executable) -> None:

@@ -46,3 +46,19 @@ def test_a_failing_cell_is_shown_and_the_copy_is_kept(tmp_path):
     said = str(caught.value)
     assert "Cell 1 of 09_example.ipynb" in said and "ValueError: the reason" in said
     assert nbformat.read(tmp_path / source.name, as_version=4).cells[1].outputs
+
+
+def test_a_workspace_in_quotes_with_a_space_is_one_folder_for_every_kernel(
+    tmp_path, monkeypatch, capsys
+):
+    write(tmp_path, "import os; print(os.environ['COURSE_WORKSPACE'])")
+    monkeypatch.setattr(course.record, "notebooks", lambda names: [tmp_path / "09_example.ipynb"])
+    monkeypatch.setattr(course.kernels, "prepare_model", lambda python: None)
+    monkeypatch.setattr(course, "OUT", tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["course.py", "09"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COURSE_WORKSPACE", '"my work"')
+    course.main()
+    executed = nbformat.read(tmp_path / "out" / "09_example.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0].text.strip() == str(tmp_path / "my work")
+    assert "09_example" in capsys.readouterr().out
