@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from helpers import environment, presets, workspace
 from helpers.embedded import embedded_folder
+from helpers.environment import default_name
 from helpers.errors import CourseError
 
 
@@ -45,13 +46,6 @@ def limit_to_t4() -> None:
 
 if settings.text("COURSE_T4") == "1" and torch.cuda.is_available():
     limit_to_t4()
-
-
-def default_name() -> str:
-    """``COURSE_MODEL`` if set; else Llama-2-7B with a CUDA GPU and the small embedded model without."""
-    if named := settings.text("COURSE_MODEL"):
-        return named
-    return "llama-2-7b" if torch.cuda.is_available() else presets.EMBEDDED
 
 
 def learning_rate(choice: presets.Choice) -> float:

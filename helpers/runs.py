@@ -4,13 +4,12 @@ A folder holds what the Trainer writes (checkpoints, ``trainer_state.json``), th
 ``run.json``: choice, data, versions and peak memory.
 """
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from helpers import checkpoints, claims, workspace
+from helpers import checkpoints, claims, selection, workspace
 from helpers.errors import CourseError
 from helpers.presets import Choice
 
@@ -68,14 +67,8 @@ def asked_of(choice: Choice, conversations: "Dataset", model: str) -> dict:
         "model": model,
         "choice": choice.to_dict(),
         "ids": list(conversations["id"]),
-        "data": fingerprint(conversations),
+        "data": selection.fingerprint(conversations),
     }
-
-
-def fingerprint(conversations: "Dataset") -> str:
-    """A number for the rows themselves: all that is trained on, in its order."""
-    text = json.dumps([row["conversations"] for row in conversations], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_same(record: dict, wanted: dict) -> bool:

@@ -16,7 +16,7 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from helpers import adapters, asked, claims, data, lab, lora, memory, models, presets, runs
-from helpers import selection, workspace
+from helpers import selection, tokens, workspace
 from helpers.adapters import add_adapter
 from helpers.errors import CourseError
 from helpers.models import learning_rate
@@ -107,17 +107,25 @@ def build_config(choice: Choice, row_count: int, rows_at_once: int, folder: Path
 
 
 def prepare(trainer: SFTTrainer, rows: "Dataset | None" = None) -> SFTTrainer:
-    """Keep the adapter in float32, and show losses as a plot instead of printed lines.
+    """Keep the adapter in float32 and marks in texts as text; show losses as a plot instead of printed lines.
 
     On a CPU, TRL turns the adapter of a 4-bit model into bfloat16 when the trainer is built. Its 8 bits
     are too few for small updates, and a resumed run would differ. On a GPU Unsloth prevents that.
 
     A CPU has memory to spare for short rows: gradient checkpointing, which saves it for time, is off then.
 
+    The trainer takes the tokenizer's own marks in a text for marks; `tokens.keep_marks_as_text` says more.
+
     Args:
         trainer: as TRL built it.
         rows: the prompt/completion rows it was built from; `train` compares them with what it is asked for.
     """
+    trainer.prepared_rows = None
+    if rows is not None:
+        trainer.prepared_rows = rows.to_list()
+        trainer.train_dataset = tokens.keep_marks_as_text(
+            trainer.train_dataset, rows, trainer.processing_class
+        )
     at_once = trainer.args.per_device_train_batch_size * max(
         map(len, trainer.train_dataset["input_ids"])
     )
@@ -132,7 +140,6 @@ def prepare(trainer: SFTTrainer, rows: "Dataset | None" = None) -> SFTTrainer:
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(LivePlot)
     trainer.add_callback(LivePlot())
-    trainer.prepared_rows = None if rows is None else rows.to_list()
     return trainer
 
 
