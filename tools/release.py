@@ -88,7 +88,9 @@ def release(repo: str, ref: str, run: Callable[[str], None] = make) -> Path:
         point_at(*earlier)
         print("Nothing was committed or tagged; badges and opening cells are as before.")
         raise
-    kit.git("commit", "--quiet", "--all", "--message", f"Release {ref}")
+    # The tree was clean: what is new or changed now belongs to the release.
+    kit.git("add", "--all")
+    kit.git("commit", "--quiet", "--message", f"Release {ref}")
     kit.git("tag", "--annotate", "--message", f"Release {ref}", ref)
     return kit.write(ROOT, ref)
 

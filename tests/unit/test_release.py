@@ -1,0 +1,196 @@
+"""`make kit` and `make release`, each in a copy of the course that is a git repository of its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+KIT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(KIT / "tools"))
+import kit as packer
+
+import notebooks as tool
+
+SOMEBODY = {
+    f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+}
+# What the release runs: `test` looks whether the badges are already there, `full` leaves a record.
+MAKEFILE = """\
+test:
+\tgrep -q 'somebody/some-course/blob/v2' README.md
+\ttest -e record || test {record} = no
+{fails}
+{full}
+"""
+
+
+class Copy:
+    """A copy of the course, committed; every notebook in it has its outputs."""
+
+    def __init__(self, folder: Path):
+        self.root = folder / "My Drive" / "course"
+        for path in packer.files(KIT):
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(KIT / path, self.root / path)
+        for path in sorted((self.root / "notebooks").glob("0*.ipynb")):
+            book = nbformat.read(path, as_version=4)
+            for number in tool.unsaved(book):
+                book.cells[number].outputs = [nbformat.v4.new_output("stream", text="shown\n")]
+            nbformat.write(book, path)
+        (self.root / ".gitignore").write_text("build/\n__pycache__/\n")
+        self.makefile()
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.commit()
+
+    def makefile(self, *, full: bool = False, fails: bool = False) -> None:
+        text = MAKEFILE.format(
+            record="yes" if full else "no",
+            fails="\tfalse" if fails else "",
+            full="full:\n\techo 2026 > record" if full else "",
+        )
+        (self.root / "Makefile").write_text(text)
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", "-C", str(self.root), *arguments]
+        done = subprocess.run(
+            command, env=os.environ | SOMEBODY, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def commit(self) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "A step.")
+
+    def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        # Without what an outer `make` hands on.
+        kept = {
+            k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "COURSE"))
+        }
+        return subprocess.run(
+            [sys.executable, self.root / "tools" / script, *arguments],
+            cwd=self.root,
+            env=kept | SOMEBODY | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def state(self) -> tuple[str, str, str]:
+        """Commit, tags and what is not committed."""
+        return self.git("rev-parse", "HEAD"), self.git("tag"), self.git("status", "--porcelain")
+
+
+@pytest.fixture
+def course(tmp_path) -> Copy:
+    return Copy(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- the kit
+def test_the_kit_holds_what_a_student_needs_in_one_folder(course):
+    done = course.run("kit.py")
+    assert done.returncode == 0, done.stderr
+    (made,) = (course.root / "build").glob("*.zip")
+    assert re.fullmatch(r"lora-course-0-\d{8}-[0-9a-f]+\.zip", made.name)
+    with zipfile.ZipFile(made) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names} == {made.stem}
+    inside = {name.partition("/")[2] for name in names}
+    needed = {"README.md", "LICENSE", "NOTICE", "Makefile", "requirements-colab.txt"}
+    needed |= {"requirements-local.txt", "requirements-local.in", "requirements-overrides.txt"}
+    needed |= {f"notebooks/{path.name}" for path in tool.paths()}
+    needed |= {"helpers/images.json", "data/conversations.json", "tools/course.py"}
+    assert needed <= inside
+    assert not any(name.startswith(("tests/", ".", "build/", "workspace/")) for name in inside)
+
+
+def test_the_same_files_make_the_same_kit_in_any_time_zone(course):
+    bytes_made = []
+    for zone in ("UTC", "Asia/Taipei"):
+        for file in course.root.rglob("*.json"):
+            file.touch()
+        assert course.run("kit.py", TZ=zone).returncode == 0
+        (made,) = (course.root / "build").glob("*.zip")
+        bytes_made.append(made.read_bytes())
+        made.unlink()
+    assert bytes_made[0] == bytes_made[1]
+
+
+def test_a_kit_is_named_after_its_tag_and_what_came_since(course):
+    assert re.fullmatch(r"0-\d{8}-[0-9a-f]+", packer.version(course.root))
+    course.git("tag", "v2")
+    assert packer.version(course.root) == "v2"
+    course.commit()
+    assert re.fullmatch(r"v2-1-g[0-9a-f]+", packer.version(course.root))
+    (course.root / "README.md").write_text("changed")
+    assert packer.version(course.root).endswith("-changed")
+
+
+# --------------------------------------------------------------------------------------------- the release
+def refused(course: Copy, repo: str = "somebody/some-course", ref: str = "v2") -> str:
+    """What the release says when it refuses; nothing is changed then."""
+    before = course.state()
+    done = course.run("release.py", repo, ref)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert course.state() == before and not list((course.root / "build").glob("*.zip"))
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("repo", ["_owner_/lora-course", "some_body/course", "somebody"])
+def test_a_placeholder_or_an_owner_that_cannot_be_is_refused(course, repo):
+    said = refused(course, repo)
+    assert repo in said and ("placeholder" in said or "no repository on GitHub" in said)
+
+
+def test_a_tag_that_students_may_have_is_not_moved(course):
+    course.git("tag", "v2")
+    assert "the tag v2 exists" in refused(course)
+
+
+@pytest.mark.parametrize("name", ["README.md", "new.txt"])
+def test_what_is_not_committed_is_refused(course, name):
+    (course.root / name).write_text("x")
+    assert "not everything is committed" in refused(course) and name in refused(course)
+
+
+@pytest.mark.parametrize("source", ["print('a result')", "sliders.show()"])
+def test_a_cell_whose_output_was_not_saved_is_refused(course, source):
+    path = course.root / "notebooks" / tool.paths()[3].name
+    book = nbformat.read(path, as_version=4)
+    book.cells.append(nbformat.v4.new_code_cell(source))
+    nbformat.write(book, path)
+    course.commit()
+    said = refused(course)
+    assert path.name in said and f"cell {len(book.cells) - 1}" in said
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_release_points_at_its_tag_is_tested_tagged_and_packed(course, full):
+    course.makefile(full=full)
+    course.commit()
+    before = course.state()[0]
+    done = course.run("release.py", "somebody/some-course", "v2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    commit, tags, left = course.state()
+    assert (tags, left) == ("v2", "") and commit != before
+    assert course.git("rev-parse", "v2^{commit}") == commit
+    assert course.git("log", "-1", "--format=%s") == "Release v2"
+    assert ("record" in course.git("ls-files").splitlines()) == full
+    with zipfile.ZipFile(course.root / "build" / "lora-course-v2.zip") as archive:
+        for path in [f"notebooks/{p.name}" for p in tool.paths()] + ["README.md"]:
+            text = archive.read(f"lora-course-v2/{path}").decode()
+            assert "somebody/some-course/blob/v2/" in text and "_owner_" not in text
+    assert "git push origin HEAD v2" in done.stdout
+
+
+def test_where_the_tests_fail_nothing_is_released_and_the_badges_are_as_before(course):
+    course.makefile(fails=True)
+    course.commit()
+    said = refused(course)
+    assert "`make test` failed" in said and "badges and opening cells are as before" in said
