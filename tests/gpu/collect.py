@@ -16,9 +16,19 @@ import common
 FILE = common.KIT / "tests" / "gpu" / "results.json"
 README = common.KIT / "README.md"
 MARKS = re.compile(r"(<!-- gpu -->\n).*?(<!-- /gpu -->)", re.DOTALL)
-PARTS = ("machine", "probes", "speed", "grid", "t4_kernels", "binaries", "agree", "notebooks")
+PARTS = (
+    "machine",
+    "probes",
+    "speed",
+    "grid",
+    "t4_kernels",
+    "binaries",
+    "agree",
+    "again",
+    "notebooks",
+)
 # On a GPU, each as a whole; the notebooks have a date each.
-MEASURED = ("probes", "speed", "grid", "t4_kernels", "agree")
+MEASURED = ("probes", "speed", "grid", "t4_kernels", "agree", "again")
 # The limit of a run that does not name its own: what a T4 had with an older driver.
 EARLIER_LIMIT_GIB = round(common.presets.OLDER_T4_MEMORY_GIB - common.presets.CUDA_CONTEXT_GIB, 3)
 # What a GPU machine without network, and not a T4, cannot show.
@@ -212,6 +222,7 @@ def rows(results: dict) -> list[tuple[str, str]]:
         ("t4_kernels", kernel_rows),
         ("binaries", binary_rows),
         ("agree", agree_rows),
+        ("again", again_rows),
     ):
         if part in results:
             said += say(results[part])
@@ -360,6 +371,17 @@ def agree_rows(part: dict) -> list[tuple[str, str]]:
         ("batches without padding against padded ones", gradients),
         ("label masks, GPU and CPU", labelled),
         ("an adapter trained on the GPU, loaded on the CPU", logits),
+    ]
+
+
+def again_rows(part: dict) -> list[tuple[str, str]]:
+    pairs = list(part["pairs"].values())
+    same = [one for one in pairs if one["same A"] and one["same functions"] and one["apart"] == 0]
+    return [
+        (
+            "a second adapter in one session beside the same one alone, other settings in each pair",
+            f"in {len(same)} of {len(pairs)} pairs A, the layers' functions and all losses are identical",
+        )
     ]
 
 
