@@ -230,11 +230,11 @@ class Size:
     prompts: int  # rows of the test set to answer
     max_new_tokens: int  # longest answer, in tokens
     probe_rows: int  # rows in small demonstrations
-    ranks: tuple[int, ...]  # trained beside the student's own in notebook 07
+    ranks: tuple[int, ...]  # trained beside the student's own in notebook 07, in two ways each
 
 
 SIZES = {
-    "full": Size(MAX_CONVERSATIONS, float("inf"), 64, 150, 100, 8, (1, 4)),
+    "full": Size(MAX_CONVERSATIONS, float("inf"), 64, 150, 100, 8, (1,)),
     "test": Size(24, 1, 12, 4, 24, 2, (1,)),
 }
 

@@ -123,7 +123,7 @@ def test_a_warning_stands_in_the_text():
     sliders = LoraSliders()
     assert "note" not in sliders.text()
     sliders = LoraSliders(Choice(learning_rate=2.0))
-    assert "note       learning_rate = 2 is very large" in sliders.text()
+    assert "note       learning_rate = 2 is very high" in sliders.text()
 
 
 def test_the_code_is_shown_as_it_would_run():
