@@ -1,5 +1,6 @@
 """Answer questions in batches, measure answers, write predictions."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,11 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Measure:
-    """A mean with its 95 % bootstrap interval over rows (Efron & Tibshirani 1993, percentile method)."""
+    """A mean with its 95 % bootstrap interval over rows (Efron & Tibshirani 1993, percentile method).
+
+    The interval holds the middle 95 % of the means of rows that are drawn again from these rows. Of many sets of rows,
+    about 95 % have an interval that holds the mean over all rows of their kind; fewer where rows are few.
+    """
 
     mean: float
     low: float
@@ -51,7 +56,7 @@ def measure(values: Sequence[float], weights: Sequence[float] | None = None) -> 
 def change(
     before: Sequence[float], after: Sequence[float], weights: Sequence[float] | None = None
 ) -> Measure:
-    """Mean of ``after − before``, row by row: a paired comparison, narrower than two separate ones."""
+    """Mean of ``after − before``, row by row: a paired comparison. What a row's difficulty adds to both cancels out."""
     return measure([b - a for a, b in zip(before, after, strict=True)], weights)
 
 
@@ -275,6 +280,12 @@ def write_predictions(
             f"{len(prompts)} prompts, {len(ids)} ids and {len(answers)} answers do not match.",
             "Each row of the test set needs one answer.",
             "Generate the answers again for all prompts.",
+        )
+    if twice := [row_id for row_id, count in Counter(ids).items() if count > 1]:
+        raise CourseError(
+            f"{len(twice)} ids stand more than once in the test set, the first of them {twice[0]!r}.",
+            "The file has one entry for each id, so an answer would be lost.",
+            "Give every row of the test set an id of its own.",
         )
     path = Path(path).absolute()
     content = {

@@ -351,6 +351,19 @@ def test_a_paired_change_is_narrower_than_two_separate_measures():
     assert paired.high - paired.low < (separate.high - separate.low) / 10
 
 
+def share_of_intervals_that_hold_the_mean(rows: int, trials: int = 300) -> float:
+    generator = torch.Generator().manual_seed(0)
+    found = [
+        evaluation.measure(torch.randn(rows, generator=generator).tolist()) for _ in range(trials)
+    ]
+    return sum(m.low <= 0 <= m.high for m in found) / trials
+
+
+def test_of_many_sets_of_rows_19_in_20_intervals_hold_the_mean_and_fewer_where_rows_are_few():
+    assert 0.92 <= share_of_intervals_that_hold_the_mean(64) <= 0.98
+    assert share_of_intervals_that_hold_the_mean(5) < 0.9
+
+
 def test_the_same_rows_give_the_same_interval_each_time():
     assert evaluation.measure([1, 2, 5]) == evaluation.measure([1, 2, 5])
 
@@ -426,6 +439,15 @@ def test_predictions_of_another_base_model_say_that_they_are_not_for_handing_in(
 def test_a_missing_id_or_answer_is_refused_and_nothing_is_written(tmp_path, ids, answers):
     with pytest.raises(CourseError, match="2 prompts"):
         evaluation.write_predictions(tmp_path / "pred.json", PROMPTS, ids, answers, "llama-2-7b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_that_stands_twice_is_refused_and_nothing_is_written(tmp_path):
+    from datasets import Dataset
+
+    ids = Dataset.from_dict({"id": ["a", "a"]})["id"]
+    with pytest.raises(CourseError, match="more than once .* 'a'"):
+        evaluation.write_predictions(tmp_path / "pred.json", PROMPTS, ids, ANSWERS, "llama-2-7b")
     assert list(tmp_path.iterdir()) == []
 
 
