@@ -14,7 +14,17 @@ import re
 import sys
 from dataclasses import asdict, dataclass
 
-from helpers import installation, locks, machine, network, presets, probes, settings, untouched
+from helpers import (
+    hints,
+    installation,
+    locks,
+    machine,
+    network,
+    presets,
+    probes,
+    settings,
+    untouched,
+)
 from helpers.errors import CourseError
 from helpers.machine import default_name, gpu, limit_to_t4, which_model
 from helpers.probes import Probe
@@ -200,6 +210,7 @@ def install() -> None:
         )
     print("Packages do not match the pins." if wrong and declined else "Packages match the pins.")
     _say_which_model()
+    hints.explain_missing_names()
 
 
 def _say_which_model() -> None:

@@ -1,5 +1,10 @@
 """What happens beside a training: minutes are noted, the loss is drawn, and Stop is heard."""
 
+import os
+
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+import unsloth  # noqa: F401  # isort: skip  (before transformers)
+
 import contextlib
 import signal
 import threading

@@ -16,11 +16,16 @@ KIT = Path(__file__).parents[2]
 # at module level beside the standard library.
 HELPERS = {
     "errors": set(),
+    "settings": set(),
     "presets": set(),
+    "hints": set(),
+    "network": set(),
     "locks": set(),
     "installers": set(),
     "installation": set(),
+    "machine": set(),
     "probes": {"torch"},
+    "untouched": set(),
     "environment": set(),
     "workspace": set(),
     "letters": set(),
@@ -32,10 +37,15 @@ HELPERS = {
     "lora": {"torch"},
     "lens": {"torch"},
     "memory": {"torch"},
+    "claims": set(),
+    "checkpoints": set(),
     "runs": set(),
     "lab": {"torch"},
     "embedded": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
+    "adapters": {"unsloth", "torch", "peft", "safetensors"},
+    "progress": {"unsloth", "transformers"},
+    "asked": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},
     "plots": {"matplotlib", "numpy"},
@@ -43,10 +53,15 @@ HELPERS = {
 }
 STANDARD_LIBRARY_ONLY = [
     "errors",
+    "settings",
     "presets",
+    "hints",
+    "network",
     "locks",
     "installers",
     "installation",
+    "machine",
+    "untouched",
     "environment",
     "workspace",
     "letters",
@@ -55,10 +70,15 @@ STANDARD_LIBRARY_ONLY = [
     "tokens",
     "data",
     "selection",
+    "claims",
+    "checkpoints",
+    "runs",
 ]
+# These begin with Unsloth, or with a helper that does.
+BEGIN_WITH_UNSLOTH = ["models", "adapters", "progress", "asked", "training"]
 UNSLOTH_MUST_COME_BEFORE = {"transformers", "trl", "peft"}
 HEAVY = UNSLOTH_MUST_COME_BEFORE | {"unsloth", "datasets"}
-LIGHT = [name for name in HELPERS if name not in ("models", "training")]
+LIGHT = [name for name in HELPERS if name not in BEGIN_WITH_UNSLOTH]
 
 
 def run(code: str) -> str:
@@ -111,7 +131,7 @@ def test_a_helper_imports_only_helpers_below_it_and_the_packages_it_may(name):
     assert packages(set(found)) <= HELPERS[name]
 
 
-@pytest.mark.parametrize("name", ["models", "training"])
+@pytest.mark.parametrize("name", [name for name in BEGIN_WITH_UNSLOTH if name != "asked"])
 def test_unsloth_is_the_first_package_that_is_imported(name):
     third_party = [module for module in imports(name) if packages({module})]
     assert third_party[0] == "unsloth"
@@ -161,6 +181,7 @@ def test_the_trainer_is_unsloths_when_training_is_imported_first():
     assert facts["bfloat16"] in ("True", "False")
 
 
-def test_the_trainer_is_unsloths_when_models_is_imported_first():
-    out = run("from helpers import models\nimport trl\nprint(trl.SFTTrainer._unsloth_cpu)\n")
+@pytest.mark.parametrize("name", BEGIN_WITH_UNSLOTH)
+def test_the_trainer_is_unsloths_whichever_of_these_is_imported_first(name):
+    out = run(f"from helpers import {name}\nimport trl\nprint(trl.SFTTrainer._unsloth_cpu)\n")
     assert out.splitlines()[-1] == "True"

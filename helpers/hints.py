@@ -1,0 +1,43 @@
+"""Say in words what a missing name in a notebook means: a cell above has not been run. Standard library only."""
+
+import sys
+
+
+def explain_missing_names() -> None:
+    """From now on a ``NameError`` in a cell is shown as a short explanation instead of a traceback.
+
+    One inside a helper or a library is shown as before. Nothing happens outside a notebook.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None or NameError in shell.custom_exceptions:
+        return
+    # Colab explains other errors in this way; that stays.
+    others, their_way = tuple(shell.custom_exceptions), shell.CustomTB
+
+    def show(shell, kind, error, trace, tb_offset=None):
+        if not issubclass(kind, NameError):
+            return their_way(kind, error, trace, tb_offset=tb_offset)
+        if _in_a_cell(trace, shell.user_ns):
+            error._render_traceback_ = lambda: explanation(error).splitlines()
+        shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+
+    shell.set_custom_exc((*others, NameError), show)
+
+
+def explanation(error: NameError) -> str:
+    """What a student reads: what happened, why, what to do."""
+    return (
+        f"NameError: there is no {error.name or error} in this session.\n"
+        "Why: the cell that makes it has not been run since the session began, or it stopped with an error; or the "
+        "name is misspelt.\n"
+        "What to do: run the cells above in their order, the two of the set-up first (Colab: Runtime > Run before; "
+        "JupyterLab: Run > Run All Above Selected Cell)."
+    )
+
+
+def _in_a_cell(trace, names: dict) -> bool:
+    """Whether an error arose in a cell's own code: there the global names are the notebook's."""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals is names
