@@ -157,7 +157,7 @@ class Choice:
                 "It is the share of adapter inputs that are dropped at random in each step.",
                 "Use 0, as the homework does, or a small share such as 0.05.",
             )
-        self._set("lora_dropout", float(self.lora_dropout))
+        self._set("lora_dropout", _plain(self.lora_dropout))
 
     def _check_modules(self) -> None:
         modules = self.target_modules
@@ -181,6 +181,11 @@ def _is_number(value: object) -> bool:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number too large for a float
         return False
+
+
+def _plain(value: Real) -> float:
+    """A number as Python's int or float."""
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _form(value: object) -> str:
@@ -212,7 +217,7 @@ def check_whole(name: str, value: object, least: int) -> int:
 def check_positive(name: str, value: object) -> float:
     """``value`` as a float or int; CourseError unless it is a finite number above 0, Python's or NumPy's."""
     if _is_number(value) and value > 0:
-        return int(value) if isinstance(value, Integral) else float(value)
+        return _plain(value)
     raise CourseError(
         f"{name} = {value!r} is not a number above 0{_form(value)}.",
         "Nothing would be trained with it.",
