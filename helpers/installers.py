@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers import locks
+from helpers import locks, network
 from helpers.errors import CourseError
 
 ATTEMPTS, PAUSE_SECONDS = 3, 5
@@ -120,7 +120,7 @@ def install(requirements: Path) -> None:
     # uv names the package in the lines after the error.
     error = re.search(r"^\s*(error|×).*", said, re.IGNORECASE | re.MULTILINE | re.DOTALL)
     lines = [error[0]] if error else said.strip().splitlines()[-1:]
-    words = " ".join(" ".join(lines).split())
+    words = network.hide(" ".join(" ".join(lines).split()))
     reason = reason_for(said)
     raise CourseError(
         f"The packages could not be installed: {words[:500] or 'no word from the installer'}",
@@ -149,7 +149,7 @@ def _run(command: list[str]) -> tuple[int, str]:
     for line in process.stdout:
         said.append(line)
         if PROGRESS.match(line):
-            print(" ", line.strip(), flush=True)
+            print(" ", network.hide(line.strip()), flush=True)
     return process.wait(), "".join(said)
 
 

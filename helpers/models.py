@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from helpers import environment, presets, workspace
+from helpers import environment, network, presets, workspace
 from helpers.embedded import embedded_folder
 from helpers.environment import default_name
 from helpers.errors import CourseError
@@ -128,7 +128,12 @@ def load(
         loaded, tokenizer = FastLanguageModel.from_pretrained(
             model_name=place, max_seq_length=max_seq_length, dtype=None, load_in_4bit=load_in_4bit
         )
-    except (CourseError, ImportError):
+    except CourseError:
+        raise
+    except ImportError as error:
+        # Through a SOCKS proxy the hub's client needs a package that may be absent.
+        if explained := network.failure(f"{place} could not be loaded: {error}"):
+            raise explained from error
         raise
     # Whatever is wrong in a file shows as any kind of error: a KeyError, a TypeError, and so on.
     except Exception as error:
@@ -233,7 +238,8 @@ def _loading_error(place: str, base: str, error: Exception) -> CourseError:
         )
     if base != place:
         local = os.path.isdir(base)
-        return CourseError(
+        explained = None if local else network.failure(f"{base} {what}")
+        return explained or CourseError(
             f"The adapter in {place} with its base model {base} {what}",
             ("" if local else "The base model cannot be reached (no network, or it is gated), or: ")
             + "a file of the adapter or of its base model is cut off, or the two do not belong together.",
@@ -247,7 +253,7 @@ def _loading_error(place: str, base: str, error: Exception) -> CourseError:
             "model.",
             "Move the folder away and make or download it again.",
         )
-    return CourseError(
+    return network.failure(f"{place} {what}") or CourseError(
         f"{place} {what}",
         "There is no network, the name is misspelt, or the model is gated.",
         "Check the name. For a gated model accept its licence on huggingface.co and put your token into "

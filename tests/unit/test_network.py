@@ -229,3 +229,59 @@ def test_offline_on_a_fresh_colab_machine_is_named_before_the_model_is_loaded(
         environment.install()
     monkeypatch.setenv("COURSE_MODEL", presets.EMBEDDED)
     environment.install()
+
+
+# ------------------------------------------------------------------------------------- while it is loaded
+LOAD = """\
+import os
+from helpers import models
+from helpers.errors import CourseError
+for name, value in {settings!r}:
+    os.environ[name] = value
+    try:
+        models.load("nobody/no-such-model", max_seq_length=64)
+    except CourseError as error:
+        print("SAID", name, str(error).replace("\\n", " "))
+    del os.environ[name]
+"""
+
+
+@pytest.mark.parametrize(
+    ("at_start", "settings"),
+    [
+        (
+            {},
+            [
+                ("ALL_PROXY", "socks5://student:s3cret@127.0.0.1:9"),
+                ("ALL_PROXY", "socks://student:s3cret@127.0.0.1:9"),
+                ("HTTPS_PROXY", '"http://student:s3cret@127.0.0.1:9"'),
+            ],
+        ),
+        # The hub's client reads this one when it is imported.
+        ({"HF_ENDPOINT": "mirror.example"}, [("HF_ENDPOINT", "mirror.example")]),
+    ],
+    ids=["proxies", "mirror"],
+)
+def test_a_model_that_cannot_be_downloaded_blames_the_setting_and_not_its_name(at_start, settings):
+    kept = {k: v for k, v in os.environ.items() if k not in NAMES}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD.format(settings=settings)],
+        cwd=KIT,
+        env=kept | at_start,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in done.stdout.splitlines() if line.startswith("SAID ")]
+    assert [line.split()[1] for line in said] == [name for name, _ in settings], done.stderr
+    for line, (name, _) in zip(said, settings, strict=True):
+        assert f"{name} = " in line and "%env" in line and "misspelt" not in line
+    assert "s3cret" not in done.stdout
+
+
+def test_a_model_that_is_not_here_while_downloads_are_forbidden_says_so(monkeypatch):
+    from helpers import models
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CourseError, match="HF_HUB_OFFLINE = 1, and what is needed is not"):
+        models.load("nobody/no-such-model", max_seq_length=64)
