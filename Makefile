@@ -34,7 +34,7 @@ unit: $(READY) $(MODEL)
 
 # Every notebook alone in an empty workspace, two at once with one thread each.
 nbval: $(READY)
-	OMP_NUM_THREADS=1 $(TEST_ENV) $(PY) -m pytest -p tests.notebooks.alone --nbval \
+	OMP_NUM_THREADS=1 $(TEST_ENV) $(PY) -m pytest -p tests.notebooks.alone -p tests.notebooks.checked --nbval \
 	  --nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-cell-timeout=1800 \
 	  -n 2 --dist=loadfile --no-loadscope-reorder -p no:cacheprovider --durations=10 notebooks
 
