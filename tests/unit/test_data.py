@@ -566,6 +566,21 @@ def test_the_test_set_is_the_courses_own_until_the_homeworks_is_fetched(
     assert data.test_set_path() == Path(os.devnull)
 
 
+def test_a_test_set_of_one_s_own_is_named_with_quotes_or_from_this_folder(tmp_path, monkeypatch):
+    mine = write(tmp_path, [TEST_ROW], "my test set.json")
+    monkeypatch.chdir(tmp_path)
+    for named in (str(mine), f'"{mine}"', mine.name, f"'{mine.name}'"):
+        monkeypatch.setenv("COURSE_TEST_SET", named)
+        assert data.load_conversations(data.test_set_path())["id"] == ["identity_2"]
+
+
+def test_a_test_set_that_is_not_there_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_TEST_SET", str(tmp_path / "gone.json"))
+    message = refusal(data.test_set_path)
+    assert message.startswith(f"COURSE_TEST_SET names {tmp_path / 'gone.json'}, and no such file")
+    assert "%env COURSE_TEST_SET=" in message
+
+
 @needs_homework
 def test_the_homeworks_real_test_set_is_read():
     rows = data.load_conversations(HOMEWORK)
