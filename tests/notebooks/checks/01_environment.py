@@ -74,4 +74,6 @@ def exit_code():
 
 
 def which_dtype():
+    from unsloth import is_bfloat16_supported
+
     assert (model.dtype == torch.bfloat16) == is_bfloat16_supported()
