@@ -13,6 +13,7 @@ if settings.text("COURSE_T4") == "1":
 from unsloth import FastLanguageModel, get_chat_template  # isort: skip  (before transformers)
 
 import contextlib
+import difflib
 import json
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def learning_rate(choice: presets.Choice) -> float:
 
 def locate(model: str | os.PathLike | None = None) -> str:
     """What to pass to ``from_pretrained``: a hub id, or a folder that is checked to hold a model."""
+    chosen_by = "COURSE_MODEL = " if model is None and settings.text("COURSE_MODEL") else ""
     model = os.path.expanduser(str(default_name() if model is None else model).strip())
     if model == presets.EMBEDDED:
         return str(embedded_folder())
@@ -73,10 +75,13 @@ def locate(model: str | os.PathLike | None = None) -> str:
             )
         return model
     if not _is_hub_id(model):
+        near = difflib.get_close_matches(model, presets.MODELS, n=1)
         raise CourseError(
-            f"{model!r} is neither a preset, a folder, nor a hub id.",
-            f"Presets are {', '.join(presets.MODELS)}; a hub id looks like owner/name.",
-            "Correct the name, or the path if it is a folder. With no name the course chooses a model: "
+            f"{chosen_by}{model!r} is neither a preset, a folder, nor a hub id.",
+            f"Presets are {', '.join(presets.MODELS)}; a hub id looks like owner/name; a folder may have been "
+            "deleted or moved.",
+            (f"Did you mean {near[0]}? " if near else "")
+            + "Correct the name, or the path if it is a folder. With no name the course chooses a model: "
             "COURSE_MODEL if that is set, else the one for this machine.",
         )
     return model

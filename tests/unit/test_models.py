@@ -128,6 +128,30 @@ def test_spaces_around_a_name_do_not_count(monkeypatch, tiny_llama):
     assert models.locate(" llama-2-7b\n") == models.locate("llama-2-7b")
 
 
+@pytest.mark.parametrize("wrong", ["llama2-7b", "Llama-2-7B", '"llama2-7b"'])
+def test_a_misspelt_course_model_is_named_with_what_was_probably_meant(monkeypatch, wrong):
+    monkeypatch.setenv("COURSE_MODEL", wrong)
+    message = refusal(models.locate)
+    assert message.startswith(f"COURSE_MODEL = {wrong.strip(chr(34))!r} is neither")
+    assert "Did you mean llama-2-7b?" in message
+
+
+@pytest.mark.parametrize("quoted", ['"{}"', "'{}'", ' "{}" ', "“{}”"])
+def test_quotes_around_course_model_do_not_count(monkeypatch, tiny_llama, quoted):
+    monkeypatch.setenv("COURSE_MODEL", quoted.format(tiny_llama))
+    assert models.default_name() == models.locate() == str(tiny_llama)
+
+
+def test_a_model_is_known_by_the_name_it_was_loaded_with_and_an_adapter_by_its_base(
+    monkeypatch, tiny_llama, trained
+):
+    monkeypatch.setenv("COURSE_MODEL", str(tiny_llama))
+    named, _ = models.load(max_seq_length=64)
+    monkeypatch.setenv("COURSE_MODEL", "somebody/another")
+    adapted, _ = models.load(trained.run.folder, max_seq_length=64)
+    assert named.course_name == adapted.course_name == str(tiny_llama)
+
+
 def test_a_tilde_stands_for_the_home_folder(monkeypatch, tiny_llama):
     monkeypatch.setenv("HOME", str(tiny_llama.parent))
     assert models.locate(f"~/{tiny_llama.name}") == str(tiny_llama)
@@ -203,9 +227,10 @@ def test_a_sequence_length_that_is_no_whole_number_is_refused(tiny_llama, length
 
 
 def test_a_hub_model_without_a_network_is_refused_and_named():
-    """The tests run with HF_HUB_OFFLINE=1."""
+    """The tests run with HF_HUB_OFFLINE=1, which is then the reason."""
     message = refusal(models.load, "nobody/no-such-model")
-    assert "nobody/no-such-model" in message and "network" in message
+    assert message.startswith("nobody/no-such-model could not be loaded")
+    assert "HF_HUB_OFFLINE" in message
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -372,7 +397,7 @@ def test_an_adapter_with_a_base_model_out_of_reach_is_refused_and_the_base_model
     run = adapter(folder)
     reconfigure(run, "adapter_config.json", base_model_name_or_path="nobody/no-such-model")
     message = refusal(models.load, run, max_seq_length=128)
-    assert "its base model nobody/no-such-model" in message and "network" in message
+    assert "nobody/no-such-model could not be loaded" in message and "HF_HUB_OFFLINE" in message
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,31 @@ def test_the_variable_names_the_workspace_which_is_made(workspace):
     assert places.path("runs", "first") == workspace / "runs" / "first"
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["work", "./work", '"work"', "'my work'", "~/work", "{}/some where/work", '"{}/My Course"'],
+)
+def test_what_was_written_is_read_back_whatever_the_form_of_the_variable(
+    tmp_path, monkeypatch, form
+):
+    """`relative_workspace.py` and `quoted_workspace.py` among the reports, and more."""
+    from helpers import runs
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COURSE_WORKSPACE", form.format(tmp_path))
+    folder = places.path("runs", "r4-alpha4")
+    folder.mkdir(parents=True)
+    record = {"status": "finished", "model": "smollm2-135m"}
+    runs.write(folder, record)
+    assert (folder / "run.json").is_file()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert runs.read(folder) == record
+    assert places.path("runs", "r4-alpha4") == folder
+    assert not [p for p in tmp_path.rglob("*") if "'" in p.name or '"' in p.name]
+
+
 def test_a_tilde_in_the_variable_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("COURSE_WORKSPACE", "~/course")
