@@ -111,9 +111,9 @@ def _report(source: str, count: int, refused: dict[str, list[int]], unread: Coun
         print(f"{source}: {out:,} of {count:,} rows left out.")
         most = sorted(refused.items(), key=lambda item: -len(item[1]))
         for kind, numbers in most[:6]:
-            print(f"  {len(numbers):,} times: {kind} (first: row {numbers[0]:,})")
+            print(f"  {len(numbers):,} × {kind} (first: row {numbers[0]:,})")
         if len(most) > 6:
-            print(f"  {sum(len(numbers) for _, numbers in most[6:]):,} times: other reasons")
+            print(f"  {sum(len(numbers) for _, numbers in most[6:]):,} × other reasons")
     if unread:
         names = ", ".join(f"{name!r:.40}" for name, _ in unread.most_common(6))
         print(f"{source}: not read: {names}{', …' if len(unread) > 6 else ''}.")

@@ -349,11 +349,11 @@ def test_rows_that_cannot_be_used_can_be_left_out_and_are_counted_by_reason(tmp_
     assert rows["id"] == ["identity_1", "row_8"]
     assert capsys.readouterr().out.splitlines() == [
         "rows.json: 6 of 8 rows left out.",
-        "  2 times: the assistant's message is empty or not text (first: row 2)",
-        "  1 times: unknown role 'robot' (first: row 4)",
-        "  1 times: unknown role 'tool' (first: row 5)",
-        "  1 times: an id that an earlier row has (first: row 6)",
-        "  1 times: no conversation (first: row 7)",
+        "  2 × the assistant's message is empty or not text (first: row 2)",
+        "  1 × unknown role 'robot' (first: row 4)",
+        "  1 × unknown role 'tool' (first: row 5)",
+        "  1 × an id that an earlier row has (first: row 6)",
+        "  1 × no conversation (first: row 7)",
     ]
 
 

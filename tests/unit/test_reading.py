@@ -97,7 +97,7 @@ def test_rows_that_cannot_be_used_are_left_out_of_an_input_and_counted(capsys):
     assert rows.to_list() == [TREE | {"id": "x_1"}]
     assert capsys.readouterr().out == (
         "sharegpt_starts_with_gpt.json: 1 of 2 rows left out.\n"
-        "  1 times: user and assistant do not take turns, the user first (first: row 1)\n"
+        "  1 × user and assistant do not take turns, the user first (first: row 1)\n"
     )
 
 

@@ -200,7 +200,7 @@ def test_rows_that_the_template_refuses_are_left_out_and_counted(tokenizers, tmp
     assert rows["id"] == ["s1"]
     out = capsys.readouterr().out
     assert "1 of 2 rows left out" in out
-    assert "1 times: the chat template refuses it (first: row 1)" in out
+    assert "1 × the chat template refuses it (first: row 1)" in out
 
 
 def test_messages_that_a_template_refuses_are_refused_when_answering(tokenizers):
