@@ -1,0 +1,73 @@
+"""What the cells of 06_evaluate must have produced; their names are this file's globals."""
+
+
+def the_run():
+    assert run.record["status"] == "finished"
+
+
+def adapter_config():
+    assert config["r"] == run.record["choice"]["r"]
+
+
+def first_word():
+    assert not torch.equal(logits_off, logits_on)
+
+
+def heldout_loss():
+    assert not set(heldout["id"]) & set(run.record["ids"])
+
+
+def house_style():
+    assert loss_change.high < 0 or share < 0.5
+
+
+def chrf_scores():
+    assert len(answers_after) == len(heldout)
+    assert 0 <= min(scores_after) <= max(scores_after) <= 100
+
+
+def labels_in_answers():
+    assert all(labels(reference) for reference in references)
+
+
+def side_by_side():
+    assert any(example["before"] != example["after"] for example in examples)
+
+
+def one_call():
+    assert 1 <= len(new) <= length
+
+
+def candidate_table():
+    top = {name: float(probabilities[0]) for name, (_, probabilities) in table.items()}
+    assert top["temperature 0.3"] > top["temperature 1"] > top["temperature 1.5"]
+    assert len(table["temperature 1, top_k 5"][0]) <= 5
+
+
+def samples_of_one_question():
+    assert len(set(samples["greedy"])) == 1
+
+
+def greedy_or_hot():
+    assert samples["greedy"][0] != samples["temperature 1.5"][0]
+
+
+def test_set_spellings():
+    assert (
+        len(prompts)
+        == len(test_set)
+        == min(len(data.load_conversations(data.test_set_path())), size.prompts)
+    )
+
+
+def homework_files():
+    assert list(written) == test_set["id"]
+    assert all(len(entry["output"]) == 1 for entry in written.values())
+
+
+def preamble_cost():
+    assert counts == tokens[: len(probe)] and min(asked_before + asked_after) > 0
+
+
+def asked_or_trained():
+    assert len(obeyed) == len(probe)
