@@ -24,7 +24,7 @@ _PRE = '<pre style="white-space:pre-wrap;word-break:normal;overflow-wrap:anywher
 _TABLE = _PRE.replace("pre-wrap", "pre").replace(
     "margin", "overflow-x:auto;width:0;min-width:calc(100% - 12px);margin"
 )
-_LABEL = {"description_width": "96px"}
+_LABEL = {"description_width": "112px"}
 # A field and its slider side by side, or below each other in a narrow window.
 _SLIDER = {"readout": False, "layout": {"width": "240px"}}
 _WRAP = {"flex_flow": "row wrap"}
@@ -47,7 +47,7 @@ class Knob:
         self.name, self.marks = name, tuple(sorted({*marks, value}))
         kind = w.IntText if all(isinstance(n, int) for n in (*marks, value, step)) else w.FloatText
         self.field = kind(
-            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(width="184px")
+            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(width="200px")
         )
         self.slider = w.SelectionSlider(options=self.marks, value=value, **_SLIDER)
         self.row = w.HBox([self.field, self.slider], layout=w.Layout(**_WRAP))
@@ -130,8 +130,9 @@ class LoraSliders:
         )  # fmt: skip
         self.dropout = Knob("lora_dropout", (0.0, 0.05, 0.1), choice.lora_dropout, step=0.05)
         self.rslora = w.Checkbox(
-            value=choice.use_rslora, description="rsLoRA: divide alpha by √r", style=_LABEL
-        )
+            value=choice.use_rslora, description="rsLoRA: divide alpha by √r", style=_LABEL,
+            layout=w.Layout(**_WIDE),
+        )  # fmt: skip
         self.length = Knob("tokens a row", lab.LENGTHS, choice.max_seq_length)
         self.batch = Knob("rows an update", BATCHES, choice.batch_size)
         self.rows = Knob("rows at once", ROWS, choice.micro_batch or 0)
@@ -274,7 +275,7 @@ class AlphaDial:
         start = factors.index(1) if 1 in factors else 0
         self.field = w.Dropdown(
             options=names, index=start, description="alpha × …", style=_LABEL,
-            layout=w.Layout(width="184px"),
+            layout=w.Layout(width="200px"),
         )  # fmt: skip
         self.slider = w.SelectionSlider(options=names, index=start, **_SLIDER)
         w.link((self.field, "index"), (self.slider, "index"))
