@@ -1,6 +1,8 @@
 """The course's environment variables mean the same however they are written."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 
 from helpers import settings, workspace
 from helpers.errors import CourseError
+
+KIT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("written", ["a b", '"a b"', "'a b'", ' "a b" ', "“a b”", "\"'a b'\""])
@@ -71,3 +75,14 @@ def test_what_is_written_in_a_workspace_of_any_name_is_read_back(name, quotes, t
             return
         assert workspace.read_json("runs/one/run.json") == {"status": "started"}
         assert '"' not in (file.parts[-4][0], file.parts[-4][-1])
+
+
+def test_no_helper_reads_a_variable_of_the_course_in_another_way():
+    """Such as os.environ.get("COURSE_MODEL"): quotes would be a part of it."""
+    reads = re.compile(
+        r"""(?:environ\.get\(|getenv\(|environ\[)\s*["']COURSE_\w+["'](?!\]\s*=[^=])"""
+    )
+    for file in KIT.glob("helpers/*.py"):
+        assert not reads.findall(file.read_text(encoding="utf-8")), file.name
+    assert reads.findall('if os.environ.get("COURSE_T4") == "1":')
+    assert not reads.findall('os.environ["COURSE_T4"] = "1"')
