@@ -70,6 +70,20 @@ def test_both_answers_of_a_conversation_with_two_turns_are_learnt(workspace):
     assert "Green it is." in learnt["Then violet. </s>"]
 
 
+def test_a_mark_inside_a_text_is_learnt_as_text_and_each_answer_has_one_end(workspace):
+    marked = json.loads(json.dumps(TWO_TURNS))
+    marked["conversations"][1]["content"] = "It is </s> and not <s>."
+    _, tokenizer, trainer = tiny_run.build(dataset(marked))
+    learnt = [
+        [int(i) for i in labels[labels != -100]]
+        for batch in trainer.get_train_dataloader()
+        for labels in batch["labels"]
+    ]
+    assert all(ids.count(tokenizer.eos_token_id) == 1 for ids in learnt)
+    texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in learnt]
+    assert "It is </s> and not <s>." in texts
+
+
 def test_the_adapter_is_in_float32_in_training_and_on_disk(trained):
     in_memory = {p.dtype for p in trained.model.parameters() if p.requires_grad}
     on_disk = {tensor.dtype for tensor in tiny_run.adapter(trained.run.folder).values()}
@@ -260,6 +274,33 @@ def test_an_interrupted_run_keeps_its_folder_and_every_other_run_gets_a_new_one(
     assert runs.folder_for(replace(choice, r=8), rows).name == "r8-alpha8"
 
 
+def test_edited_rows_with_the_same_ids_are_another_run(interrupted, trained):
+    rows = tiny_run.conversations()
+    edited = rows.to_list()
+    edited[3]["conversations"][-1]["content"] += " And more."
+    edited = type(rows).from_list(edited)
+    assert list(edited["id"]) == list(rows["id"])
+    assert runs.folder_for(tiny_run.CHOICE, edited) != interrupted
+    shutil.copytree(trained.run.folder, interrupted.with_name("r4-alpha8-9"))
+    assert runs.find(tiny_run.CHOICE, rows, trained.run.record["model"]) is not None
+    assert runs.find(tiny_run.CHOICE, edited, trained.run.record["model"]) is None
+
+
+def test_a_record_of_an_older_version_is_still_read_but_stands_for_no_run(
+    interrupted, trained, capsys
+):
+    """It names ids, and not the rows that stood behind them."""
+    rows = tiny_run.conversations()
+    older = {name: value for name, value in runs.read(interrupted).items() if name != "data"}
+    runs.write(interrupted, older)
+    assert runs.folder_for(tiny_run.CHOICE, rows).name == "r4-alpha8-2"
+    finished = shutil.copytree(trained.run.folder, interrupted.with_name("older"))
+    runs.write(finished, {n: v for n, v in trained.run.record.items() if n != "data"})
+    assert runs.find(tiny_run.CHOICE, rows, trained.run.record["model"]) is None
+    places.write_json("latest_run.json", {"name": "older"})
+    assert training.finished_run().folder == finished
+
+
 def test_an_interrupted_run_of_another_model_is_left_alone(interrupted, monkeypatch):
     monkeypatch.setenv("COURSE_MODEL", "smollm2-135m")
     assert runs.folder_for(tiny_run.CHOICE, tiny_run.conversations()) != interrupted
@@ -349,6 +390,31 @@ def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_
     selection.save_selection(tiny_run.conversations(4), data.OUR_POOL)
     run = training.finished_run()
     assert run.record["model"] == str(other) and run.folder.name != trained.run.folder.name
+
+
+def test_a_run_whose_folder_was_deleted_is_named_as_the_reason_to_train_anew(
+    workspace, trained, capsys
+):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    places.save_choice(replace(tiny_run.CHOICE, epochs=1))
+    selection.save_selection(tiny_run.conversations(4), data.OUR_POOL)
+    (workspace / "runs" / trained.run.folder.name / "adapter_model.safetensors").unlink()
+    assert "has no adapter_model.safetensors any more" in runs.missing()
+    shutil.rmtree(workspace / "runs")
+    assert runs.latest() is None
+    with pytest.raises(CourseError, match="was deleted or moved"):
+        runs.losses(workspace / "runs" / trained.run.folder.name)
+    training.finished_run()
+    said = capsys.readouterr().out
+    assert f"The run that finished last, {trained.run.folder.name}, is gone" in said
+    assert str(workspace / "runs") in said and "No finished run" not in said
+
+
+@pytest.mark.parametrize("content", ['"r4"', "[]", '{"name": 4}'])
+def test_a_latest_run_that_names_none_is_no_run(workspace, content):
+    places.write_json("latest_run.json", {})
+    (workspace / "latest_run.json").write_text(content)
+    assert runs.latest() is None and "No finished run" in runs.missing()
 
 
 # ------------------------------------------------------------------------------------ how fast it was
