@@ -139,6 +139,8 @@ def check(paths: list[Path], python: str = sys.executable) -> None:
         print(f"{setting}: {len(todo)} of {len(paths)} notebooks to run", flush=True)
         if todo:
             run(setting, todo, python if setting == others[-1] else sys.executable)
+    if changed := [p.name for p in paths if None in (kept(p, setting) for setting in SETTINGS)]:
+        sys.exit(f"{', '.join(changed)}: code or helpers changed meanwhile. Run it again.")
     wrong = []
     for path in paths:
         here = kept(path)

@@ -137,6 +137,16 @@ def test_a_notebook_whose_code_changed_is_run_again(example):
     assert compare.kept(path) is None
 
 
+def test_code_that_changes_while_it_runs_is_said(example, monkeypatch):
+    path = example("1\n", "1\n", "1\n")
+    path.write_text(path.read_text().replace("print(x)", "print(y)"))
+    # A run itself needs kernels; this one leaves what was kept for the earlier code.
+    monkeypatch.setattr(compare, "run", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        compare.check([path])
+    assert "09_example.ipynb: code or helpers changed meanwhile" in str(caught.value)
+
+
 def test_the_settings_vary_number_format_instructions_and_threads():
     for name, least in (("UNSLOTH_CPU_BF16", 2), ("OMP_NUM_THREADS", 2), ("ONEDNN_MAX_CPU_ISA", 2)):
         values = {setting.get(name) for setting in compare.SETTINGS.values()}
