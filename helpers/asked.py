@@ -73,7 +73,15 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
 
 def check_saved(folder: Path, record: dict) -> None:
     """CourseError unless the adapter in a folder is the one that the record names."""
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    file = folder / "adapter_config.json"
+    try:
+        settings = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CourseError(
+            f"{file} cannot be read: {error}.",
+            "It was deleted, cut off or edited by hand. An adapter is of no use without it.",
+            "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
+        ) from error
     if wrong := adapters.differences(settings, Choice(**record["choice"])):
         raise CourseError(
             f"The adapter in {folder} is not the chosen one: {'; '.join(wrong)}.",

@@ -1,6 +1,7 @@
 """Another choice in the same session: a fresh adapter, as after a reload, or a refusal; never the old one."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -241,11 +242,21 @@ def test_record_and_adapter_config_of_every_run_agree(workspace, rows):
 
 
 def test_a_run_whose_adapter_is_another_than_its_record_says_is_not_used(workspace, trained):
-    import shutil
-
     shutil.copytree(trained.run.folder.parent.parent, workspace)
     folder = workspace / "runs" / trained.run.folder.name
     record = runs.read(folder)
     runs.write(folder, record | {"choice": record["choice"] | {"r": 16}})
     with pytest.raises(CourseError, match="r is 4 instead of 16"):
         training.finished_run()
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "7"])
+def test_a_run_whose_adapter_config_is_damaged_is_named(workspace, trained, content):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    file = workspace / "runs" / trained.run.folder.name / "adapter_config.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(CourseError) as caught:
+        training.finished_run()
+    assert str(file) in str(caught.value) or "r is None" in str(caught.value)
