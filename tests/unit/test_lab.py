@@ -2,6 +2,7 @@
 
 import ast
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -182,6 +183,14 @@ def test_two_choices_with_the_same_update_are_warned_of_alike():
         assert [text.split(" = ")[1:] for text in stabilised] == [
             text.split(" = ")[1:] for text in plain
         ]
+
+
+def test_every_figure_of_the_warnings_can_be_measured_again(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
+    import extremes
+
+    for name, (small, large) in lab.EXTREMES.items():
+        assert all({name: value} in extremes.EXTREMES for value in small | large)
 
 
 @quick
