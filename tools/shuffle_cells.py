@@ -1,6 +1,6 @@
 """Run the cells of notebooks 00 and 05 in random orders, again and again, with changed settings, as students do.
 
-python tools/shuffle_cells.py [--orders 100] [--seed 0]
+python tools/shuffle_cells.py [--orders 100] [--seed 0] [--first 0]
 
 Every cell must end well, or in an explanation (a CourseError; a name that no cell has made yet). Every run that an
 order leaves behind must be what its record says, and hold bit for bit the adapter that one training on a freshly
@@ -249,6 +249,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--orders", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="leave out the orders before this one")
     asked = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="shuffled-"))
     os.environ |= {
@@ -264,8 +265,8 @@ def main() -> int:
     (scratch / "model").mkdir()
     tiny_llama.make(scratch / "model")
     total, failed, kernel, started = {}, 0, None, time.perf_counter()
-    for index in range(asked.orders):
-        if index % ORDERS_A_KERNEL == 0:
+    for index in range(asked.first, asked.orders):
+        if (index - asked.first) % ORDERS_A_KERNEL == 0:
             if kernel:
                 kernel.close()
             kernel = Kernel()
@@ -283,7 +284,7 @@ def main() -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     minutes = (time.perf_counter() - started) / 60
     print(
-        f"{asked.orders} orders, {failed} wrong; {total}; {len(judge.known)} kinds of runs; {minutes:.1f} minutes"
+        f"{asked.orders - asked.first} orders, {failed} wrong; {total}; {len(judge.known)} kinds of runs; {minutes:.1f} minutes"
     )
     return 1 if failed else 0
 
