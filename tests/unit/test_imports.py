@@ -181,7 +181,7 @@ def test_the_trainer_is_unsloths_when_training_is_imported_first():
     assert facts["bfloat16"] in ("True", "False")
 
 
-@pytest.mark.parametrize("name", BEGIN_WITH_UNSLOTH)
+@pytest.mark.parametrize("name", ["models", "asked"])
 def test_the_trainer_is_unsloths_whichever_of_these_is_imported_first(name):
     out = run(f"from helpers import {name}\nimport trl\nprint(trl.SFTTrainer._unsloth_cpu)\n")
     assert out.splitlines()[-1] == "True"
