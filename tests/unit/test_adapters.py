@@ -118,7 +118,6 @@ CHANGES = {
     "epochs": 2,
     "learning_rate": 0.02,
     "batch_size": 2,
-    "max_seq_length": 400,
 }
 
 
