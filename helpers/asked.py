@@ -21,6 +21,8 @@ def check_trainer(
     trainer: "SFTTrainer", choice: Choice, conversations: "Dataset", folder: Path
 ) -> None:
     """CourseError unless the trainer holds what it is asked to train."""
+    import torch
+
     settings, args = adapters.settings_of(trainer.model), trainer.args
     if not settings:
         raise CourseError(
@@ -31,12 +33,14 @@ def check_trainer(
     held = {
         "epochs": (args.num_train_epochs, choice.epochs),
         "learning_rate": (args.learning_rate, models.learning_rate(choice)),
-        "max_seq_length": (args.max_length, choice.max_seq_length),
         "batch_size": (
             args.per_device_train_batch_size * args.gradient_accumulation_steps,
             choice.batch_size,
         ),
     }
+    # On a GPU Unsloth takes it out of the settings (unsloth/models/rl.py), where it drops the padding.
+    if not torch.cuda.is_available():
+        held["max_seq_length"] = (args.max_length, choice.max_seq_length)
     # training_config.json gives these as the homework's.
     for name in ("weight_decay", "lr_scheduler_type", "seed"):
         held[name] = (getattr(args, name), presets.TRAINING[name])

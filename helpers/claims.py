@@ -1,6 +1,7 @@
 """One run is trained by one process at a time: a small file in its folder says by which, and that it is alive."""
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -100,8 +101,12 @@ def _this_process() -> dict:
     }
 
 
+@functools.cache
 def _machine() -> str:
-    """Name of a machine from one start to the next; two containers on it count as two."""
+    """Name of a machine from one start to the next; two containers on it count as two.
+
+    Asked once: the host's name may change with the network it is in.
+    """
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -18,7 +18,8 @@ def explain_missing_names() -> None:
     def show(shell, kind, error, trace, tb_offset=None):
         if not issubclass(kind, NameError):
             return their_way(kind, error, trace, tb_offset=tb_offset)
-        if _in_a_cell(trace, shell.user_ns):
+        # UnboundLocalError is one too, and says best itself what is wrong.
+        if kind is NameError and _in_a_cell(trace, shell.user_ns):
             error._render_traceback_ = lambda: explanation(error).splitlines()
         shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 

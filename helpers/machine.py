@@ -118,7 +118,7 @@ def why_unseen() -> Unseen:
         why = f"this PyTorch, {torch.__version__}, is a build without CUDA"
         return Unseen(why, CUDA_BUILD, not locks.on_colab())
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if hidden is not None and not hidden.strip(" -1"):
+    if hidden is not None and hidden.strip() in ("", "-1"):
         todo = "Take that variable away and restart the session."
         return Unseen(f"CUDA_VISIBLE_DEVICES = {hidden!r} hides it", todo, True)
     why = f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use its driver"

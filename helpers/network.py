@@ -21,7 +21,7 @@ SOCKS_NEEDS = {"socksio": "socksio", "socks": "PySocks"}
 HOST = r"(\[[\da-fA-F:.]+\]|[^\W_](?:[\w.-]*\w)?)(:\d{1,5})?"
 USER = r"(?:[^\s/?#]+@)?"
 PROXY = re.compile(rf"(?:(\w+)://)?{USER}{HOST}/?", re.ASCII)
-ADDRESS = re.compile(rf"https?://{USER}{HOST}(/[\w.~%/+-]*)?", re.ASCII)
+ADDRESS = re.compile(rf"https?://{USER}{HOST}(/[\w.~%/+@:-]*)?", re.ASCII)
 QUOTED = re.compile(r"""^\s|\s$|["'“”‘’]""")
 
 

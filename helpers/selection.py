@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,7 +111,7 @@ def _bad_key(row: dict, found: str, why: str) -> CourseError:
 
 def check_count(count: int) -> None:
     """Raise CourseError unless 1 ≤ count ≤ 100, the homework's rule."""
-    whole = isinstance(count, int) and not isinstance(count, bool)
+    whole = isinstance(count, Integral) and not isinstance(count, bool)
     if not whole or not 1 <= count <= MAX_CONVERSATIONS:
         raise CourseError(
             f"{count} conversations were chosen.",

@@ -185,10 +185,11 @@ def _check_rest(fields: dict, used: set[str], messages: list[dict], unread: Coun
         if name in used or value in _NOTHING or (isinstance(value, str) and is_blank(value)):
             continue
         if name in PARTS or _looks_like_messages(value):
-            # Written twice: a text that stands in a message, or one in which every line of them stands.
-            lines = [line for text in texts for line in text.splitlines()]
+            # Written twice: a text whose lines all stand in the messages, or one in which all their lines stand.
+            lines = [line.strip() for text in texts for line in text.splitlines()]
             again = isinstance(value, str) and (
-                any(value.strip() in text for text in texts) or all(l in value for l in lines)
+                all(line.strip() in lines for line in value.splitlines())
+                or all(line in value for line in lines)
             )
             if not again:
                 raise Unusable(

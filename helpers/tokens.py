@@ -21,10 +21,11 @@ _MARK, _TEXT = "\U000efffe", "\U000effff"
 
 
 class _Renamed(NamedTuple):
-    """A copy of a tokenizer whose marks have other names, and the marks, longest first."""
+    """A copy of a tokenizer whose marks have other names, the marks, longest first, and how many tokens it knew."""
 
     tokenizer: object
     marks: list[str]
+    size: int
 
 
 _copies: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -163,8 +164,9 @@ def _renamed(tokenizer) -> _Renamed:
     special = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
     marks = sorted(special, key=lambda mark: (-len(mark), mark))
     copy = _copies.get(tokenizer)
-    if copy is None or copy.marks != marks:
-        copy = _copies[tokenizer] = _Renamed(_with_names(backend, marks), marks)
+    size = backend.get_vocab_size(with_added_tokens=True)
+    if copy is None or (copy.marks, copy.size) != (marks, size):
+        copy = _copies[tokenizer] = _Renamed(_with_names(backend, marks), marks, size)
     return copy
 
 
