@@ -244,7 +244,7 @@ def _stopped(trainer: SFTTrainer, folder: Path) -> CourseError:
         )
     return CourseError(
         f"Training was stopped after step {step} of {steps}.",
-        f"Stop was pressed. Up to {checkpoint.name} what was trained is saved in the run {folder.name}.",
+        f"Stop was pressed. The newest saved state is {checkpoint.name} of the run {folder.name}.",
         "Run this cell again to go on from there; in a new session, run the notebook from the top.",
     )
 
