@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 from helpers import adapters, data, models, presets, runs
 from helpers.errors import CourseError
 from helpers.presets import Choice
-from helpers.progress import LivePlot
+from helpers.progress import FROM_THE_ADAPTER_ON, LivePlot
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from trl import SFTTrainer
-
-FROM_THE_ADAPTER_ON = "Run the cells again in their order, from the one that adds the adapter (training.add_adapter) on."
 
 
 def check_trainer(
@@ -32,7 +30,7 @@ def check_trainer(
         )
     held = {
         "epochs": (args.num_train_epochs, choice.epochs),
-        "learning_rate": (args.learning_rate, models.learning_rate(choice)),
+        "learning_rate": (args.learning_rate, models.learning_rate(choice, trainer.model)),
         "batch_size": (
             args.per_device_train_batch_size * args.gradient_accumulation_steps,
             choice.batch_size,

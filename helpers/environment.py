@@ -221,7 +221,8 @@ def _say_which_model() -> None:
     """
     print(which_model(gpu()))
     name = default_name()
-    here = name == presets.EMBEDDED or os.path.isdir(os.path.expanduser(name))
+    hub_id = presets.MODELS[name].hub_id if name in presets.MODELS else name
+    here = name == presets.EMBEDDED or os.path.isdir(name) or network.is_cached(hub_id)
     if not here:
         network.check()
         # A fresh machine has no model: there the setting can only be a mistake.

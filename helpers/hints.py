@@ -1,5 +1,6 @@
 """Say in words what a missing name in a notebook means: a cell above has not been run. Standard library only."""
 
+import linecache
 import sys
 
 
@@ -19,17 +20,17 @@ def explain_missing_names() -> None:
         if not issubclass(kind, NameError):
             return their_way(kind, error, trace, tb_offset=tb_offset)
         # UnboundLocalError is one too, and says best itself what is wrong.
-        if kind is NameError and _in_a_cell(trace, shell.user_ns):
-            error._render_traceback_ = lambda: explanation(error).splitlines()
+        if kind is NameError and (line := _line_of_a_cell(trace, shell.user_ns)) is not None:
+            error._render_traceback_ = lambda: explanation(error, line).splitlines()
         shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
     shell.set_custom_exc((*others, NameError), show)
 
 
-def explanation(error: NameError) -> str:
-    """What a student reads: what happened, why, what to do."""
+def explanation(error: NameError, line: str = "") -> str:
+    """What a student reads: what happened, why, what to do; ``line`` is the code that asked for the name."""
     return (
-        f"NameError: there is no {error.name or error} in this session.\n"
+        f"NameError: there is no {error.name or error} in this session{line and f', asked for in: {line}'}.\n"
         "Why: the cell that makes it has not been run since the session began, or it stopped with an error; or the "
         "name is misspelt.\n"
         "What to do: run the cells above in their order, the two of the set-up first (Colab: Runtime > Run before; "
@@ -37,8 +38,13 @@ def explanation(error: NameError) -> str:
     )
 
 
-def _in_a_cell(trace, names: dict) -> bool:
-    """Whether an error arose in a cell's own code: there the global names are the notebook's."""
+def _line_of_a_cell(trace, names: dict) -> str | None:
+    """The line of a cell's own code where an error arose; ``None`` if it arose elsewhere.
+
+    In a cell, and in a function that a cell defines, the global names are the notebook's.
+    """
     while trace.tb_next is not None:
         trace = trace.tb_next
-    return trace.tb_frame.f_globals is names
+    if trace.tb_frame.f_globals is not names:
+        return None
+    return linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno).strip()

@@ -8,7 +8,7 @@ import warnings
 from functools import cache
 from typing import NamedTuple
 
-from helpers import installation, locks, presets, settings
+from helpers import installation, locks, presets, settings, workspace
 
 # Long enough for a driver that has to wake up.
 DRIVER_SECONDS = 30
@@ -91,8 +91,19 @@ def default_name() -> str:
     This is the only place that decides it.
     """
     if named := settings.text("COURSE_MODEL"):
-        return named
+        folder = os.path.isdir(os.path.expanduser(os.path.expandvars(named)))
+        if folder and named not in presets.MODELS:
+            named = str(settings.path("COURSE_MODEL"))  # it stays the same one after os.chdir
+        return known_as(named)
     return "llama-2-7b" if torch_sees_gpu() else presets.EMBEDDED
+
+
+def known_as(model: str) -> str:
+    """The preset that a hub id or a folder is, else the same text: one model has one name in every record."""
+    if os.path.isabs(model) and model == str(workspace.path("models", presets.EMBEDDED)):
+        return presets.EMBEDDED
+    named = [name for name, one in presets.MODELS.items() if one.hub_id.lower() == model.lower()]
+    return next(iter(named), model)
 
 
 class Unseen(NamedTuple):

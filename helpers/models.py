@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from helpers import environment, network, presets, workspace
+from helpers import environment, machine, network, presets, workspace
 from helpers.embedded import embedded_folder
 from helpers.environment import default_name
 from helpers.errors import CourseError
@@ -49,11 +49,16 @@ if settings.text("COURSE_T4") == "1" and torch.cuda.is_available():
     limit_to_t4()
 
 
-def learning_rate(choice: presets.Choice) -> float:
-    """The chosen learning rate, else the one that fits this machine's model."""
+def name_of(model=None) -> str:
+    """What a loaded model is called, a preset's name, a hub id or a folder; without one, `default_name`."""
+    return getattr(model, "course_name", None) or default_name()
+
+
+def learning_rate(choice: presets.Choice, model=None) -> float:
+    """The chosen learning rate, else the one that fits a loaded model; without one, this machine's."""
     if choice.learning_rate is not None:
         return choice.learning_rate
-    preset = presets.MODELS.get(default_name())
+    preset = presets.MODELS.get(name_of(model))
     return preset.learning_rate if preset else presets.MODELS["llama-2-7b"].learning_rate
 
 
@@ -73,7 +78,7 @@ def locate(model: str | os.PathLike | None = None) -> str:
                 "adapter_model.safetensors.",
                 "Check the path; if training was interrupted, run notebook 05 again.",
             )
-        return model
+        return os.path.abspath(model)
     if not _is_hub_id(model):
         near = difflib.get_close_matches(model, presets.MODELS, n=1)
         raise CourseError(
@@ -147,16 +152,8 @@ def load(
     # with every answer, that would print a warning each time.
     loaded.generation_config.max_length = None
     # What a run's record calls the model (a folder of adapters is no model).
-    loaded.course_name = _known_as(base) if adapted else str(model or default_name()).strip()
+    loaded.course_name = machine.known_as(base)
     return loaded, with_template(tokenizer, template, model_name=place)
-
-
-def _known_as(base: str) -> str:
-    """The preset of a base model, else where it is."""
-    if Path(base) == workspace.path("models", presets.EMBEDDED):
-        return presets.EMBEDDED
-    named = [name for name, one in presets.MODELS.items() if one.hub_id.lower() == base.lower()]
-    return next(iter(named), base)
 
 
 def _base_model(folder: Path) -> str:

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from helpers.errors import CourseError
@@ -37,8 +38,11 @@ def hide(text: str) -> str:
     """A text without the names and passwords that stand in addresses: ``http://…@proxy:8080``."""
     for name in (*PROXIES, *map(str.lower, PROXIES), *MIRRORS, "COURSE_REPO"):
         before = os.environ.get(name, "").rpartition("@")[0]
-        if secret := re.sub(r"^[\"' ]*(?:[\w+.-]+:/+)?", "", before):
-            text = text.replace(secret, "…")
+        secret = re.sub(r"^[\"' ]*(?:[\w+.-]+:/+)?", "", before)
+        # A name of a few letters stands in other words too.
+        end = "" if len(secret) > 3 else "@"
+        if secret:
+            text = text.replace(secret + end, "…" + end)
     return re.sub(r"(?<=://)[^\s/@]+@", "…@", text)
 
 
@@ -152,6 +156,19 @@ def offline() -> Problem | None:
             what = f"{name} = {os.environ[name]}, and what is needed is not on this machine."
             return Problem(what, "It forbids every download from the model hub.", _again(name, "0"))
     return None
+
+
+def is_cached(hub_id: str) -> bool:
+    """Whether a model of the hub was downloaded to this machine, at least its config.json.
+
+    The hub's client could tell too, but importing it fixes ``HF_HUB_OFFLINE`` for the session.
+    """
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+    )
+    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
+    folder = Path(os.path.expandvars(cache)).expanduser() / f"models--{hub_id.replace('/', '--')}"
+    return any(folder.glob("snapshots/*/config.json"))
 
 
 def check() -> None:

@@ -6,16 +6,20 @@ os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 import unsloth  # noqa: F401  # isort: skip  (before transformers)
 
 import contextlib
+import gc
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from transformers import TrainerCallback
 
 from helpers import checkpoints, runs
 from helpers.errors import CourseError
+
+FROM_THE_ADAPTER_ON = "Run the cells again in their order, from the one that adds the adapter (training.add_adapter) on."
 
 
 class Clock(TrainerCallback):
@@ -113,3 +117,37 @@ class Stop(TrainerCallback):
             )
         if self.asked and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
+
+
+def full(trainer, folder: Path) -> CourseError:
+    """What is said where a step does not fit into the GPU's memory."""
+    gc.collect()
+    trainer.model.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    rows_at_once = trainer.args.per_device_train_batch_size
+    longest = max(map(len, trainer.train_dataset["input_ids"]))
+    checkpoint = runs.newest_checkpoint(folder)
+    return CourseError(
+        f"Step {trainer.state.global_step + 1} of {trainer.state.max_steps} does not fit into the GPU's memory"
+        + (f". {checkpoint.name} of the run {folder.name} is saved." if checkpoint else "."),
+        f"It holds {rows_at_once} rows at once, of up to {longest} tokens. Another model in this session takes memory too.",
+        "Restart the session, choose a smaller micro_batch "
+        f"(such as {max(1, rows_at_once // 2)}) or shorter conversations, and run the cells from the top.",
+    )
+
+
+def stopped(trainer, folder: Path) -> CourseError:
+    """What is said after Stop: what is saved, and how to go on."""
+    step, steps = trainer.state.global_step, trainer.state.max_steps
+    checkpoint = runs.newest_checkpoint(folder)
+    if checkpoint is None:
+        return CourseError(
+            f"Training was broken off after step {step} of {steps}.",
+            "You pressed Stop twice, and no checkpoint was saved yet.",
+            f"To train this run anew: {FROM_THE_ADAPTER_ON}",
+        )
+    return CourseError(
+        f"Training was stopped after step {step} of {steps}.",
+        f"Stop was pressed. The newest saved state is {checkpoint.name} of the run {folder.name}.",
+        "Run this cell again to go on from there; in a new session, run the notebook from the top.",
+    )

@@ -24,15 +24,19 @@ class Run(NamedTuple):
     record: dict
 
 
-def folder_for(choice: Choice, conversations: "Dataset") -> Path:
+def folder_for(choice: Choice, conversations: "Dataset", model=None) -> Path:
     """The folder for a run: an interrupted run's with the same choice and data, else a new one.
+
+    Args:
+        choice, conversations: what is trained, and on what.
+        model: the loaded model that is trained; without one, this machine's.
 
     Raises:
         CourseError: such a run is being trained now, by another notebook.
     """
     from helpers import models  # imports Unsloth, which a slider can do without
 
-    wanted = asked_of(choice, conversations, models.default_name())
+    wanted = asked_of(choice, conversations, models.name_of(model))
     runs = workspace.path("runs")
     name = name_of(choice)
     number, finished = 1, None

@@ -191,12 +191,20 @@ def _check_rest(fields: dict, used: set[str], messages: list[dict], unread: Coun
                 all(line.strip() in lines for line in value.splitlines())
                 or all(line in value for line in lines)
             )
-            if not again:
+            if not (again or _same_messages(value, messages)):
                 raise Unusable(
                     f"its field {name!r:.40} would be lost", "a field that would be lost"
                 )
         elif unread is not None:
             unread[name] += 1
+
+
+def _same_messages(value: object, messages: list[dict]) -> bool:
+    """Whether a field holds the row's messages once more, in any spelling."""
+    try:
+        return isinstance(value, list) and [_message(one, None) for one in value] == messages
+    except Unusable:
+        return False
 
 
 def _looks_like_messages(value: object) -> bool:

@@ -8,6 +8,7 @@ from unsloth import is_bfloat16_supported  # isort: skip  (before trl)
 import gc
 import importlib.metadata
 import math
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ import torch
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from helpers import adapters, asked, claims, data, lab, lora, memory, models, presets, runs
-from helpers import selection, tokens, workspace
+from helpers import adapters, asked, claims, data, lab, lora, memory, models, presets, progress
+from helpers import runs, selection, tokens, workspace
 from helpers.adapters import add_adapter
 from helpers.errors import CourseError
 from helpers.models import learning_rate
@@ -72,12 +73,14 @@ def build_trainer(
     longest = max(data.check_lengths(conversations, tokenizer, choice.max_seq_length))
     rows = data.to_prompt_completion(conversations)
     rows_at_once = micro_batch(model, choice, longest)
-    config = build_config(choice, len(rows), rows_at_once, folder)
+    config = build_config(choice, len(rows), rows_at_once, folder, model)
     trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=config)
     return prepare(trainer, rows)
 
 
-def build_config(choice: Choice, row_count: int, rows_at_once: int, folder: Path) -> SFTConfig:
+def build_config(
+    choice: Choice, row_count: int, rows_at_once: int, folder: Path, model=None
+) -> SFTConfig:
     """The settings of a training; notebook 05 writes the same ones out and explains them.
 
     Args:
@@ -85,6 +88,7 @@ def build_config(choice: Choice, row_count: int, rows_at_once: int, folder: Path
         row_count: prompt/completion rows.
         rows_at_once: the micro-batch, see `micro_batch`.
         folder: where checkpoints go.
+        model: the loaded model, for its learning rate; without one, this machine's.
     """
     warmup = lab.warmup_steps(lab.count_steps(row_count, choice))
     return SFTConfig(
@@ -92,7 +96,7 @@ def build_config(choice: Choice, row_count: int, rows_at_once: int, folder: Path
         per_device_train_batch_size=rows_at_once,
         gradient_accumulation_steps=choice.batch_size // rows_at_once,
         num_train_epochs=choice.epochs,
-        learning_rate=learning_rate(choice),
+        learning_rate=learning_rate(choice, model),
         max_length=choice.max_seq_length,
         fp16=not is_bfloat16_supported(),
         bf16=is_bfloat16_supported(),
@@ -213,14 +217,18 @@ def _train(trainer: SFTTrainer, folder: Path, record: dict, before: dict, stop: 
         with stop.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
-        raise _stopped(trainer, folder) from None
+        raise progress.stopped(trainer, folder) from None
+    except torch.OutOfMemoryError as error:
+        # The frames of the error hold what filled the memory.
+        traceback.clear_frames(error.__traceback__)
+        raise progress.full(trainer, folder) from None
     finally:
         # Undo the automatic mixed precision around the model: answers then equal those after a reload.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         # It stays marked as wrapped, and would go on without mixed precision.
         trainer.model.__dict__.pop("_is_accelerate_prepared", None)
     if trainer.state.global_step < trainer.state.max_steps:
-        raise _stopped(trainer, folder)
+        raise progress.stopped(trainer, folder)
     record = record | {"minutes": clock.minutes(), "status": "finished"}
     if torch.cuda.is_available():
         record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
@@ -230,23 +238,6 @@ def _train(trainer: SFTTrainer, folder: Path, record: dict, before: dict, stop: 
     trainer.model.trained_in = str(folder)
     runs.write(folder, record)
     return record
-
-
-def _stopped(trainer: SFTTrainer, folder: Path) -> CourseError:
-    """What is said after Stop: what is saved, and how to go on."""
-    step, steps = trainer.state.global_step, trainer.state.max_steps
-    checkpoint = runs.newest_checkpoint(folder)
-    if checkpoint is None:
-        return CourseError(
-            f"Training was broken off after step {step} of {steps}.",
-            "You pressed Stop twice, and no checkpoint was saved yet.",
-            f"To train this run anew: {asked.FROM_THE_ADAPTER_ON}",
-        )
-    return CourseError(
-        f"Training was stopped after step {step} of {steps}.",
-        f"Stop was pressed. The newest saved state is {checkpoint.name} of the run {folder.name}.",
-        "Run this cell again to go on from there; in a new session, run the notebook from the top.",
-    )
 
 
 def finished_run() -> runs.Run:
@@ -296,7 +287,7 @@ def _load_and_train(choice: Choice, conversations: "Dataset", *, latest: bool = 
     """Load this machine's model, train it, and release it again."""
     model, tokenizer = models.load(max_seq_length=choice.max_seq_length)
     model = add_adapter(model, choice)
-    folder = runs.folder_for(choice, conversations)
+    folder = runs.folder_for(choice, conversations, model)
     trainer = build_trainer(model, tokenizer, conversations, choice, folder)
     run = train(trainer, choice, conversations, latest=latest)
     del model, trainer
@@ -321,8 +312,7 @@ def check_space(trainer: SFTTrainer, folder: Path) -> None:
 def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> dict:
     args = trainer.args
     # The model that was loaded, also where COURSE_MODEL has changed since.
-    model = getattr(trainer.model, "course_name", None) or models.default_name()
-    return runs.asked_of(choice, conversations, model) | {
+    return runs.asked_of(choice, conversations, models.name_of(trainer.model)) | {
         "tokens": round(sum(map(len, trainer.train_dataset["input_ids"])) * choice.epochs),
         "micro_batch": args.per_device_train_batch_size,
         "learning_rate": args.learning_rate,

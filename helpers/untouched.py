@@ -7,11 +7,14 @@ and a notebook may have the earlier one in memory.
 import importlib.metadata
 import platform
 import sys
+from pathlib import Path
 
 from helpers import locks, machine
 from helpers.errors import CourseError
 from helpers.probes import Probe
 
+# What the Makefile leaves in the environment that it sets up.
+READY = Path(sys.prefix, ".ready")
 RESTART = "restart the session (menu Runtime > Restart session), then run the cells from the top"
 # `make` compares versions each time, so it notices a package that was moved since it installed it.
 MAKE = "run `make lab`: it puts the right one back, in an environment of the course's own"
@@ -93,16 +96,27 @@ def judge(facts: dict[str, str]) -> tuple[Probe, ...]:
 def need() -> None:
     """Refuse to go on with packages that another installation moved.
 
+    An environment of somebody's own has the PyTorch that they chose: there it is only said that the course is proven
+    with another one.
+
     Raises:
-        CourseError: some were; it names them, and the way back.
+        CourseError: some were, or PyTorch is absent; it names them, and the way back.
     """
     wrong = moved()
+    if not locks.on_colab() and not READY.is_file():
+        for one in wrong:
+            if installed(one.name) and one.fix != RESTART:
+                print(f"{one.name} {one.detail}. If something fails, {one.fix}.")
+        wrong = [one for one in wrong if one.fix == RESTART or not installed(one.name)]
     if not wrong:
         return
+    absent = not locks.on_colab() and all(not installed(one.name) for one in wrong)
     todo = list(dict.fromkeys(one.fix[0].upper() + one.fix[1:] for one in wrong))
     raise CourseError(
         "Not the right version: " + ", ".join(f"{one.name} {one.detail}" for one in wrong) + ".",
-        "Another installation moved it. Other packages hold code that was compiled for the right version.",
+        "It is not installed, or another installation took it away. The course runs on it."
+        if absent
+        else "Another installation moved it. Other packages hold code that was compiled for the right version.",
         f"{'. '.join(todo)}. To try the course with it as it is: %env COURSE_INSTALL=0, then this cell again.",
     )
 

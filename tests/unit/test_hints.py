@@ -46,6 +46,7 @@ def test_a_name_that_no_cell_has_made_is_explained_in_three_lines(client):
         lines = "\n".join(error["traceback"]).splitlines()
         assert error["ename"] == "NameError" and len(lines) == 3
         assert "there is no presets in this session" in lines[0]
+        assert lines[0].endswith("asked for in: " + source.splitlines()[-2:][0].strip() + ".")
         assert "run the cells above" in lines[2] and "set-up" in lines[2]
 
 

@@ -152,6 +152,38 @@ def test_a_model_is_known_by_the_name_it_was_loaded_with_and_an_adapter_by_its_b
     assert named.course_name == adapted.course_name == str(tiny_llama)
 
 
+def test_one_model_has_one_name_however_it_is_asked_for(monkeypatch, workspace, tiny_llama):
+    monkeypatch.chdir(tiny_llama.parent)
+    asked = {
+        f"./{tiny_llama.name}": str(tiny_llama),
+        presets.MODELS["llama-2-7b"].hub_id: "llama-2-7b",
+        "llama-2-7b": "llama-2-7b",
+        "somebody/another": "somebody/another",
+    }
+    for text, name in asked.items():
+        monkeypatch.setenv("COURSE_MODEL", text)
+        assert models.default_name() == name
+    embedded = workspace / "models" / "smollm2-135m"
+    embedded.mkdir(parents=True)
+    monkeypatch.setenv("COURSE_MODEL", str(embedded))
+    assert models.default_name() == "smollm2-135m"
+    monkeypatch.setenv("COURSE_MODEL", f"../{tiny_llama.parent.name}/{tiny_llama.name}/")
+    name = models.default_name()
+    monkeypatch.chdir("/")
+    assert models.default_name() == name and os.path.samefile(name, tiny_llama)
+
+
+def test_run_and_learning_rate_follow_the_loaded_model(monkeypatch, workspace, tiny_llama):
+    from helpers.presets import Choice
+
+    loaded, _ = models.load(tiny_llama, max_seq_length=64)
+    loaded.course_name = "smollm2-135m"
+    monkeypatch.setenv("COURSE_MODEL", "llama-2-7b")
+    assert models.learning_rate(Choice()) == 2e-4
+    assert models.learning_rate(Choice(), loaded) == 2e-3
+    assert models.name_of(loaded) == "smollm2-135m" and models.name_of() == "llama-2-7b"
+
+
 def test_a_tilde_stands_for_the_home_folder(monkeypatch, tiny_llama):
     monkeypatch.setenv("HOME", str(tiny_llama.parent))
     assert models.locate(f"~/{tiny_llama.name}") == str(tiny_llama)

@@ -231,6 +231,32 @@ def test_offline_on_a_fresh_colab_machine_is_named_before_the_model_is_loaded(
     environment.install()
 
 
+@pytest.mark.parametrize("place", ["HF_HUB_CACHE", "HF_HOME", "HOME"])
+def test_offline_is_right_where_the_model_was_downloaded_before(
+    right_packages, monkeypatch, tmp_path, place
+):
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(place, str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COURSE_MODEL", "llama-2-7b")
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    below = {"HF_HUB_CACHE": ".", "HF_HOME": "hub", "HOME": ".cache/huggingface/hub"}[place]
+    owner, model = presets.MODELS["llama-2-7b"].hub_id.split("/")
+    folder = tmp_path / below / f"models--{owner}--{model}" / "snapshots" / "1a2b"
+    folder.mkdir(parents=True)
+    with pytest.raises(CourseError, match="HF_HUB_OFFLINE"):
+        environment.install()
+    (folder / "config.json").write_text("{}")
+    environment.install()
+
+
+def test_a_name_of_one_letter_is_hidden_in_addresses_only(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://a@proxy:8080")
+    said = network.hide("a@proxy failed at http://a@proxy:8080/data")
+    assert said == "…@proxy failed at http://…@proxy:8080/data"
+
+
 # ------------------------------------------------------------------------------------- while it is loaded
 LOAD = """\
 import os

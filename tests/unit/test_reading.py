@@ -152,6 +152,17 @@ def test_fields_that_are_not_read_are_named_once(tmp_path, capsys):
     assert capsys.readouterr().out == "rows.json: not read: 'source', 'topics', 'n'.\n"
 
 
+def test_a_conversation_written_twice_is_read_once(tmp_path):
+    pair = [user("Name a tree."), assistant("Oak.")]
+    other = [{"from": "human", "value": "Name a tree."}, {"from": "gpt", "value": "Oak."}]
+    rows = read(write(tmp_path, [{"conversations": pair, "messages": other}]))
+    assert rows[0]["conversations"] == pair
+    longer = {"conversations": pair, "messages": [*other, *other]}
+    assert "its field 'messages' would be lost" in refusal(
+        data.load_conversations, write(tmp_path, [longer])
+    )
+
+
 @pytest.mark.parametrize(
     ("message", "named"),
     [

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import tiny_run
+import torch
 from transformers import TrainerCallback
 
 from helpers import runs, training
@@ -94,6 +95,27 @@ def test_broken_off_before_the_first_checkpoint_it_says_how_to_begin_anew(
         trainer = training.build_trainer(model, tokenizer, rows, tiny_run.CHOICE, folder)
     run = training.train(trainer, tiny_run.CHOICE, rows)
     assert run.folder.name == "r4-alpha8"
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+class Fill(TrainerCallback):
+    """What PyTorch raises where a GPU's memory is full; a CPU never does."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 12:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.36 GiB.")
+
+
+def test_a_step_that_does_not_fit_says_what_to_choose_and_nothing_saved_is_lost(
+    workspace, rows, trained
+):
+    _, _, trainer = tiny_run.build(rows)
+    trainer.add_callback(Fill())
+    said = stopped(trainer, rows)
+    assert "Step 13 of 24 does not fit" in said and "checkpoint-10" in said
+    assert "smaller micro_batch" in said and "Restart the session" in said
+    trainer.remove_callback(Fill)
+    run = training.train(trainer, tiny_run.CHOICE, rows)
     tiny_run.assert_same_adapter(run, trained.run)
 
 

@@ -75,7 +75,8 @@ class Site:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        *printed, last = done.stdout.splitlines()
+        return json.loads(last) | {"printed": printed}
 
 
 COLAB = {"COLAB_RELEASE_TAG": "release-colab"}
@@ -90,7 +91,12 @@ def colab(tmp_path) -> Site:
 @pytest.fixture
 def laptop(tmp_path) -> Site:
     """The course's own environment."""
-    return Site(tmp_path, LOCAL | {"torch": f"{TORCH}+cpu"})
+    site = Site(tmp_path, LOCAL | {"torch": f"{TORCH}+cpu"})
+    (tmp_path / ".ready").touch()
+    return site
+
+
+OWN = "sys.prefix = sys.path[0]"  # the environment that `make` set up
 
 
 def wrong(report: dict) -> dict[str, list]:
@@ -171,24 +177,37 @@ def test_what_is_in_memory_in_the_installed_version_is_right(colab, tmp_path):
 
 # -------------------------------------------------------------------------------- on a machine of one's own
 def test_the_courses_own_environment_has_nothing_moved(laptop):
-    report = laptop.report()
+    report = laptop.report(OWN)
     assert wrong(report) == {} and report["error"] == []
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 def test_on_a_laptop_what_was_moved_is_named_and_make_brings_it_back(laptop, name):
     laptop.put(name, "9.9.0")
-    report = laptop.report()
+    report = laptop.report(OWN)
     assert [*report["fixes"], *(fix for _, fix in wrong(report).values())] == [untouched.MAKE]
     what, _, todo = report["error"]
     assert f"{name} 9.9.0; the course is proven with " in what and "`make lab`" in todo
-    assert laptop.report(COURSE_INSTALL='"0"')["error"] == []
+    assert laptop.report(OWN, COURSE_INSTALL='"0"')["error"] == []
 
 
-def test_on_a_laptop_without_torch_the_set_up_says_how_to_get_it(laptop):
+def test_an_environment_of_ones_own_may_have_another_torch_and_it_is_said(laptop):
+    (laptop.folder / ".ready").unlink()
+    laptop.put("torch", "2.11.0+cu130")
+    report = laptop.report(OWN)
+    assert wrong(report) == {
+        "torch": [f"2.11.0+cu130; the course is proven with {TORCH}", untouched.MAKE]
+    }
+    assert report["error"] == [] and not report["ok"]
+    said = f"torch 2.11.0+cu130; the course is proven with {TORCH}. If something fails, {untouched.MAKE}."
+    assert said in report["printed"]
+
+
+@pytest.mark.parametrize("before", ["", OWN])
+def test_on_a_laptop_without_torch_the_set_up_says_how_to_get_it(laptop, before):
     laptop.put("torch", None)
-    what, _, todo = laptop.report()["error"]
-    assert "torch absent" in what and "`make lab`" in todo
+    what, why, todo = laptop.report(before)["error"]
+    assert "torch absent" in what and "not installed" in why and "`make lab`" in todo
 
 
 def differing(site: Site) -> tuple[int, str]:
