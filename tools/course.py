@@ -5,7 +5,8 @@ python tools/course.py --full             all, at full size, from an empty works
 python tools/course.py --in-place [NAME …]  the same, and the outputs go into the repository's notebooks
 python tools/course.py --python PATH      the kernels run in another Python, such as a Colab replica's
 
-Exits with 1, and shows the cell and its error, when a cell fails.
+Exits with 1, and shows the cell and its error, when a cell fails. --in-place ends with the cells that have no saved
+output yet.
 """
 
 import argparse
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import kernels
 import record
 
+import notebooks
 from helpers import settings, workspace
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -116,6 +118,17 @@ def show_results(minutes: dict[str, float]) -> None:
         show(json.loads(workspace.path("results.json").read_text(encoding="utf-8")), minutes)
 
 
+def note_unsaved() -> None:
+    """Say which cells of the repository's notebooks show something but have no saved output.
+
+    A widget's picture, for instance, is drawn by another step: nothing has failed.
+    """
+    if missing := notebooks.all_unsaved(record.notebooks()):
+        print("\nDone; but these cells show something and have no saved output yet:")
+        for path, numbers in missing.items():
+            print(f"  {path.name}: cell {', '.join(map(str, numbers))}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="notebooks, such as 05 (default: 01 to 06)")
@@ -137,6 +150,8 @@ def main() -> None:
         paths = record.notebooks(wanted)
         minutes = {path.stem: run(path, OUT / path.name, asked.python) for path in paths}
     show_results(minutes)
+    if asked.in_place:
+        note_unsaved()
 
 
 if __name__ == "__main__":

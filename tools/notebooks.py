@@ -10,6 +10,7 @@ import argparse
 import ast
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -17,9 +18,10 @@ from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+import record
+
 from helpers import settings
 
-NOTEBOOKS = ROOT / "notebooks"
 # These train or answer with a model; the others are happy on a CPU machine.
 NEED_GPU = ("00", "01", "02", "05", "06", "07")
 
@@ -30,7 +32,8 @@ REF = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)
 
 # An unfinished download or unpacking is never taken for the course: it is moved into its place when it is whole.
 GET_THE_KIT = """\
-# Get the course: the folder this notebook is in, else a kit zip here or in Drive, else the release.
+# Get the course: the folder this notebook is in, else release REF (its zip here or in Drive, or the
+# repository). Only where that cannot be had: the newest other zip.
 import os
 import re
 import subprocess
@@ -39,22 +42,30 @@ import tempfile
 from pathlib import Path
 
 REPO, REF = "https://github.com/{repo}", "{ref}"
-here, drive = Path.cwd(), Path("/content/drive/MyDrive")
-zips = [z for p in (here, drive, drive / "lora-course") for z in p.glob("lora-course-*.zip")]
 repo = os.environ.get("COURSE_REPO", "").strip("\\"' ") or REPO
-source = max(zips, key=lambda z: [int(n) for n in re.findall(r"\\d+", z.stem)], default=repo)
-kit = here / (source.stem if zips else f"lora-course-{{REF}}")
-kits = [p for p in (here, *here.parents, kit) if (p / "helpers" / "presets.py").is_file()]
-if not kits:
-    with tempfile.TemporaryDirectory(dir=here) as new:
-        git = ["env", "GIT_TERMINAL_PROMPT=0", "git", "clone", "-q", "--depth=1", "--branch", REF]
-        get = [sys.executable, "-m", "zipfile", "-e"] if zips else git
-        done = subprocess.run([*get, source, f"{{new}}/kit"], capture_output=True, text=True)
-        kits = [p.parents[1].rename(kit) for p in [*Path(new).glob("**/helpers/presets.py")]]
-if not kits:
-    why = " ".join(re.findall(r"(?m)^[\\w.]+: .+", done.stderr)) or "no course in it"
-    raise SystemExit(f"No {{kit.name}}: {{why}}. Put its zip here or in Drive, or set COURSE_REPO.")
-sys.path.insert(0, str(kits[0]))"""
+git = ["env", "GIT_TERMINAL_PROMPT=0", "git", "clone", "-q", "--depth=1", "--branch", REF]
+here, drive = Path.cwd(), Path("/content/drive/MyDrive")
+mine, why = here / f"lora-course-{{REF}}", ""
+zips = [z for p in (here, drive, drive / "lora-course") for z in p.glob("lora-course-*.zip")]
+ways = [(here / re.split("[ (]", z.stem)[0], z) for z in zips] + [(mine, repo)]
+ways.sort(key=lambda w: (w[0] == mine, *map(int, re.findall(r"\\d+", w[0].name))), reverse=True)
+for kit, source in [(p, None) for p in (here, *here.parents)] + ways:
+    if source and not any(kit.glob("*")):
+        with tempfile.TemporaryDirectory(dir=here) as new:
+            get = git if source == repo else [sys.executable, "-m", "zipfile", "-e"]
+            done = subprocess.run([*get, source, f"{{new}}/kit"], capture_output=True, text=True)
+            for file in [] if done.returncode else [*Path(new).glob("**/helpers/presets.py")][:1]:
+                file.parents[1].rename(kit)
+        why += " ".join([*re.findall(r"(?m)^[\\w.]+: .+", done.stderr), ""])
+    if (kit / "helpers" / "presets.py").is_file():
+        break
+else:
+    why = why or "no whole course in it. "
+    raise SystemExit(f"No {{mine.name}}: {{why}}Put its zip here or in Drive, or set COURSE_REPO.")
+sys.path.insert(0, str(kit))
+other = kit.name.startswith("lora-course-") and kit.name != mine.name
+note = f", another version: this notebook is for {{REF}}. {{why}}" if other else ""
+print(f"Course: {{kit}}{{note}}".strip())"""
 CHECK_THE_MACHINE = """\
 # Check this machine, and install what it lacks.
 from helpers import environment, workspace
@@ -67,11 +78,6 @@ BADGE = (
 )
 BADGE_PATTERN = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*/notebooks/([\w.]+)\)")
 IGNORE = "nbval-ignore-output"
-
-
-def paths() -> list[Path]:
-    """All course notebooks in order."""
-    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
@@ -152,6 +158,8 @@ def point_at(notebook: nbformat.NotebookNode, name: str, repo: str, ref: str) ->
     first, second = [cell for cell in notebook.cells if cell.cell_type == "code"][:2]
     first.source, second.source = GET_THE_KIT.format(repo=repo, ref=ref), CHECK_THE_MACHINE
     first.metadata.tags = second.metadata.tags = [IGNORE]
+    # It names a folder of the machine it ran on.
+    first.outputs = []
 
 
 def shows_something(source: str) -> bool:
@@ -176,12 +184,19 @@ def unsaved(notebook: nbformat.NotebookNode) -> list[int]:
     return [n for n, cell in code[1:] if not cell.outputs and shows_something(cell.source)]
 
 
+def all_unsaved(paths: Iterable[Path]) -> dict[Path, list[int]]:
+    """The same of several files: only those where an output is missing."""
+    found = {path: unsaved(nbformat.read(path, as_version=4)) for path in paths}
+    return {path: numbers for path, numbers in found.items() if numbers}
+
+
 def release() -> tuple[str, str]:
     """``(owner/name, ref)`` that the first notebook points at."""
-    text = paths()[0].read_text(encoding="utf-8")
+    first = record.notebooks()[0]
+    text = first.read_text(encoding="utf-8")
     found = re.search(r'REPO, REF = \\"https://github.com/([^"\\]+)\\", \\"([^"\\]+)\\"', text)
     if not found:
-        sys.exit(f"{paths()[0].name} has no opening cell that names a repository and a release")
+        sys.exit(f"{first.name} has no opening cell that names a repository and a release")
     return found[1], found[2]
 
 
@@ -212,12 +227,11 @@ def main() -> None:
     parser.add_argument("action", choices=("clean", "badges", "check", "unsaved"))
     parser.add_argument("values", nargs="*")
     arguments = parser.parse_args()
-    chosen = paths()
+    chosen = record.notebooks()
     if arguments.action in ("clean", "unsaved") and arguments.values:
         chosen = [Path(value).resolve() for value in arguments.values]
     if arguments.action == "unsaved":
-        read = {path: nbformat.read(path, as_version=4) for path in chosen}
-        wrong = [f"{p.name}, cells {n}" for p, book in read.items() if (n := unsaved(book))]
+        wrong = [f"{path.name}, cells {numbers}" for path, numbers in all_unsaved(chosen).items()]
         sys.exit("No saved output: " + "; ".join(wrong) if wrong else 0)
     repo, ref = release()
     if arguments.action == "badges":
@@ -227,7 +241,7 @@ def main() -> None:
         if wrong := valid(repo, ref):
             parser.error(wrong)
     wanted = {path: rewritten(path, repo, ref) for path in chosen}
-    if len(chosen) == len(paths()):
+    if len(chosen) == len(record.notebooks()):
         wanted[ROOT / "README.md"] = readme(repo, ref)
     stale = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
     if arguments.action == "check" and stale:

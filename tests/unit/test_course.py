@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import course
+import fresh
 
 
 def write(folder: Path, *cells: str) -> Path:
@@ -62,3 +63,21 @@ def test_a_workspace_in_quotes_with_a_space_is_one_folder_for_every_kernel(
     executed = nbformat.read(tmp_path / "out" / "09_example.ipynb", as_version=4)
     assert executed.cells[0].outputs[0].text.strip() == str(tmp_path / "my work")
     assert "09_example" in capsys.readouterr().out
+
+
+def test_in_place_ends_with_the_cells_that_have_no_output_and_counts_as_done(
+    tmp_path, monkeypatch, capsys
+):
+    path = write(tmp_path, "get the course", "print(1)", "x = 1", "sliders.show()")
+    monkeypatch.setattr(course.record, "notebooks", lambda names=(): [path])
+    monkeypatch.setattr(fresh, "renew", lambda names: {"09_example": 1.0})
+    monkeypatch.setattr(sys, "argv", ["course.py", "--in-place"])
+    course.main()
+    assert "no saved output yet:\n  09_example.ipynb: cell 1, 3\n" in capsys.readouterr().out
+
+    book = nbformat.read(path, as_version=4)
+    for cell in book.cells[1:]:
+        cell.outputs = [nbformat.v4.new_output("stream", text="1\n")]
+    nbformat.write(book, path)
+    course.main()
+    assert capsys.readouterr().out == ""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,12 +14,15 @@ import pytest
 KIT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(KIT / "tools"))
 import kit as packer
+import record
 
 import notebooks as tool
 
-BOOK = nbformat.read(tool.paths()[0], as_version=4)
+BOOK = nbformat.read(record.notebooks()[0], as_version=4)
 CELL = next(cell.source for cell in BOOK.cells if cell.cell_type == "code")
 NOWHERE = "file:///nowhere/course.git"
+REF = tool.release()[1]
+MINE = f"lora-course-{REF}"
 
 
 class Folder:
@@ -43,10 +47,12 @@ class Folder:
         )
 
     def kit(self, source: str = CELL, **variables: str) -> Path:
-        """Where the course was found or put; it is whole, and nothing else is left in the folder."""
+        """Where the course was found or put; it is whole, and the one line that the cell prints names it."""
         done = self.run(source, **variables)
         assert done.returncode == 0, done.stderr
-        return Path(done.stdout.splitlines()[-1])
+        self.said, found = done.stdout.splitlines()
+        assert self.said.startswith(f"Course: {found}")
+        return Path(found)
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ def released(tmp_path_factory) -> Path:
     clone = tmp_path_factory.mktemp("released") / "course.git"
     for command in (
         ["git", "clone", "--quiet", "--bare", str(KIT), str(clone)],
-        ["git", "-C", str(clone), "tag", "--force", tool.release()[1], "HEAD"],
+        ["git", "-C", str(clone), "tag", "--force", REF, "HEAD"],
     ):
         subprocess.run(command, check=True, capture_output=True)
     return clone
@@ -80,8 +86,8 @@ def released(tmp_path_factory) -> Path:
 def test_every_notebook_has_the_same_cell_and_it_is_short():
     repo, ref = tool.release()
     assert CELL == tool.GET_THE_KIT.format(repo=repo, ref=ref)
-    assert len(CELL.splitlines()) <= 25 and max(map(len, CELL.splitlines())) <= 100
-    for path in tool.paths():
+    assert len(CELL.splitlines()) <= 34 and max(map(len, CELL.splitlines())) <= 100
+    for path in record.notebooks():
         code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
         assert (code[0].source, code[1].source) == (CELL, tool.CHECK_THE_MACHINE)
 
@@ -98,18 +104,67 @@ def test_the_checkout_it_stands_in_comes_first(folder):
     assert folder.kit(COURSE_REPO=NOWHERE) == KIT
 
 
+@pytest.mark.parametrize(("name", "other"), [(MINE, False), ("lora-course-v0", True), ("x", False)])
+def test_the_kit_that_the_notebook_stands_in_is_named_with_its_version(folder, name, other):
+    make_zip(folder.path / "made.zip", top=name)
+    with zipfile.ZipFile(folder.path / "made.zip") as made:
+        made.extractall(folder.path)
+    folder.path = folder.path / name / "notebooks"
+    folder.path.mkdir()
+    assert folder.kit(COURSE_REPO=NOWHERE) == folder.path.parent
+    said = f", another version: this notebook is for {REF}." if other else ""
+    assert folder.said == f"Course: {folder.path.parent}{said}"
+
+
 # ------------------------------------------------------------------------------------------- a kit's zip
-@pytest.mark.parametrize("place", ["here", "in Drive", "in Drive's folder of the course"])
-def test_a_kit_beside_the_notebook_or_in_drive_comes_before_the_release(folder, place):
-    places = {"here": folder.path, "in Drive": folder.drive}
-    zipped = make_zip(
-        places.get(place, folder.drive / "lora-course") / "lora-course-v2.zip", mark="x"
-    )
-    assert folder.kit(COURSE_REPO=NOWHERE) == folder.path / "lora-course-v2"
-    # After a restart the same one is found, and the zip is no longer needed.
-    assert folder.kit(COURSE_REPO=NOWHERE) == folder.path / "lora-course-v2"
-    left = {file.name for file in folder.path.iterdir()} - {zipped.name}
-    assert left == {"lora-course-v2"}
+PLACES = ["here", "in Drive", "in Drive's folder of the course"]
+
+
+def place(folder: Folder, name: str) -> Path:
+    """One of the three folders where the cell looks for a zip."""
+    return dict(
+        zip(PLACES, (folder.path, folder.drive, folder.drive / "lora-course"), strict=True)
+    )[name]
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_the_zip_of_this_release_comes_before_the_repository_and_newer_zips(
+    folder, released, where
+):
+    for elsewhere in PLACES:
+        make_zip(place(folder, elsewhere) / "lora-course-v99.zip", mark="newer")
+    make_zip(place(folder, where) / f"{MINE}.zip", mark="x")
+    # Neither the repository nor, after a restart, the zip is needed.
+    for repo in (f"file://{released}", NOWHERE):
+        assert folder.kit(COURSE_REPO=repo) == folder.path / MINE
+        assert (folder.path / MINE / "README.md").read_text() == "x"
+        assert folder.said == f"Course: {folder.path / MINE}"
+    left = {file.name for file in folder.path.iterdir()}
+    assert left <= {MINE, f"{MINE}.zip", "lora-course-v99.zip"}
+
+
+def test_of_two_zips_of_this_release_the_one_beside_the_notebook_is_taken(folder):
+    make_zip(folder.drive / f"{MINE} (1).zip", top=MINE, mark="in Drive")
+    make_zip(folder.path / f"{MINE}.zip", mark="here")
+    assert (folder.kit(COURSE_REPO=NOWHERE) / "README.md").read_text() == "here"
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_newer_zip_does_not_take_the_place_of_the_release(folder, released, where):
+    make_zip(place(folder, where) / "lora-course-v99.zip")
+    # Unpacked by the notebook of another release, here too.
+    shutil.unpack_archive(place(folder, where) / "lora-course-v99.zip", folder.path)
+    assert folder.kit(COURSE_REPO=f"file://{released}") == folder.path / MINE
+    assert folder.said == f"Course: {folder.path / MINE}"
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_where_the_release_cannot_be_reached_another_zip_is_taken_and_it_is_said(folder, where):
+    make_zip(place(folder, where) / "lora-course-v99.zip")
+    # The second time, as after a restart, it is there already.
+    for _ in range(2):
+        assert folder.kit(COURSE_REPO=NOWHERE) == folder.path / "lora-course-v99"
+        assert f", another version: this notebook is for {REF}. fatal: " in folder.said
 
 
 def test_the_real_kit_holds_what_the_next_cells_need(folder, monkeypatch):
@@ -125,21 +180,23 @@ def test_the_real_kit_holds_what_the_next_cells_need(folder, monkeypatch):
         assert (kit / name).exists()
 
 
-def test_the_newest_version_wins_wherever_it_is(folder):
-    for place, name in (
+def test_of_other_zips_the_newest_version_wins_wherever_it_is(folder):
+    for where, name in (
         (folder.drive, "v9"),
         (folder.path, "v10"),
         (folder.path, "v2"),
         (folder.drive / "lora-course", "v10-3-gabc"),
         (folder.path, "0-20991231-abc"),
     ):
-        make_zip(place / f"lora-course-{name}.zip")
-    assert folder.kit().name == "lora-course-v10-3-gabc"
+        make_zip(where / f"lora-course-{name}.zip")
+    assert folder.kit(COURSE_REPO=NOWHERE).name == "lora-course-v10-3-gabc"
 
 
-def test_a_zip_that_a_browser_renamed_is_taken(folder):
-    make_zip(folder.path / "lora-course-v2 (1).zip", top="lora-course-v2")
-    assert folder.kit().name == "lora-course-v2 (1)"
+@pytest.mark.parametrize("renamed", ["{} (1)", "{}(1)", "{} 2", "{} copy"])
+def test_a_zip_that_a_browser_renamed_is_still_of_its_release(folder, renamed):
+    make_zip(folder.path / f"{renamed.format(MINE)}.zip", top=MINE)
+    assert folder.kit(COURSE_REPO=NOWHERE) == folder.path / MINE
+    assert folder.said == f"Course: {folder.path / MINE}"
 
 
 def test_a_zip_writes_nothing_outside_its_folder(folder):
@@ -149,26 +206,61 @@ def test_a_zip_writes_nothing_outside_its_folder(folder):
         made.writestr("/tmp/lora-course-test-evil.py", "x")
         made.writestr("lora-course-v2/../../../evil.py", "x")
     above = folder.path.parent
-    kit = folder.kit()
+    kit = folder.kit(COURSE_REPO=NOWHERE)
     inside = {p for p in above.rglob("*evil*")}
     assert all(kit in p.parents for p in inside)
     assert not Path("/tmp/lora-course-test-evil.py").exists()
     assert {p.name for p in folder.path.iterdir()} == {"lora-course-v2", zipped.name}
 
 
-@pytest.mark.parametrize("damage", ["cut off", "no zip", "no course"])
-def test_a_zip_that_cannot_be_used_is_named_without_a_traceback(folder, damage):
-    zipped = make_zip(folder.path / "lora-course-v2.zip")
+def damaged(path: Path, damage: str) -> Path:
+    """A kit's zip that cannot be used."""
+    zipped = make_zip(path)
     if damage == "cut off":
         zipped.write_bytes(zipped.read_bytes()[:-30])
     elif damage == "no zip":
         zipped.write_text("<html>Sign in</html>")
+    elif damage == "a file in it":
+        # Stored as it is: one letter of the last file changes, and what comes before unpacks.
+        with zipfile.ZipFile(zipped, "a") as made:
+            made.writestr("lora-course/last.txt", "the last file")
+        zipped.write_bytes(zipped.read_bytes().replace(b"the last file", b"the lost file"))
     else:
         with zipfile.ZipFile(zipped, "w") as made:
             made.writestr("something/else.py", "")
-    said = fails(folder)
-    assert said.startswith("No lora-course-v2:")
+    return zipped
+
+
+DAMAGES = {
+    "cut off": "BadZipFile: ",
+    "no zip": "BadZipFile: ",
+    "a file in it": "BadZipFile: Bad CRC-32",
+    "no course": "",
+}
+
+
+@pytest.mark.parametrize("name", [MINE, "lora-course-v99"])
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.items(), ids=DAMAGES)
+def test_a_zip_that_cannot_be_used_is_told_without_a_traceback(folder, name, damage, reason):
+    zipped = damaged(folder.path / f"{name}.zip", damage)
+    said = fails(folder, COURSE_REPO=NOWHERE)
+    assert said.startswith(f"No {MINE}: ") and reason in said and "/nowhere/course.git" in said
     assert [p.name for p in folder.path.iterdir()] == [zipped.name]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_after_a_zip_that_cannot_be_used_the_repository_is_asked(folder, released, damage):
+    damaged(folder.path / f"{MINE}.zip", damage)
+    kit = folder.kit(COURSE_REPO=f"file://{released}")
+    assert kit == folder.path / MINE and (kit / "notebooks").is_dir()
+
+
+def test_half_a_kit_unpacked_by_hand_is_neither_taken_nor_touched(folder, released):
+    (folder.path / MINE / "helpers").mkdir(parents=True)
+    (folder.path / MINE / "helpers" / "errors.py").touch()
+    said = fails(folder, COURSE_REPO=f"file://{released}")
+    assert said.startswith(f"No {MINE}: no whole course in it. ")
+    assert [p.name for p in (folder.path / MINE).rglob("*")] == ["helpers", "errors.py"]
 
 
 def fails(folder: Folder, **variables: str) -> str:
@@ -183,14 +275,14 @@ def fails(folder: Folder, **variables: str) -> str:
 @pytest.mark.parametrize("quotes", ["{}", '"{}"', " '{}' "])
 def test_a_mirror_serves_the_release(folder, released, quotes):
     kit = folder.kit(COURSE_REPO=quotes.format(f"file://{released}"))
-    assert kit == folder.path / f"lora-course-{tool.release()[1]}"
+    assert kit == folder.path / MINE
     assert (kit / "notebooks").is_dir() and (kit / "tools").is_dir()
     # A second run, for instance after a restart, needs no network.
     assert folder.kit(COURSE_REPO=NOWHERE) == kit
 
 
 def test_the_address_that_make_badges_wrote_serves_the_release(folder, released):
-    cell = tool.GET_THE_KIT.format(repo="some-body/some-course", ref=tool.release()[1])
+    cell = tool.GET_THE_KIT.format(repo="some-body/some-course", ref=REF)
     served = {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.file://{released}.insteadOf",
