@@ -103,6 +103,14 @@ def is_trained(model) -> bool:
     return any(bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)
 
 
+def fault(model) -> str:
+    """What is wrong with the numbers of a trained adapter, in a sentence; empty where nothing is."""
+    numbers = list(_numbers(model).values())
+    if not all(bool(torch.isfinite(one).all()) for one in numbers):
+        return "The adapter holds numbers that are infinite or none at all (NaN): the training diverged."
+    return "" if is_trained(model) else "The adapter is as it was before: no update changed it."
+
+
 def holds(model, folder: Path) -> bool:
     """Whether a model's adapter is the one that a run saved in a folder, number for number."""
     saved, here = _saved(folder), _numbers(model)

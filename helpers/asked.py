@@ -5,20 +5,49 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import adapters, data, models, presets, runs
+from helpers import adapters, data, models, runs, workspace
 from helpers.errors import CourseError
 from helpers.presets import Choice
 from helpers.progress import FROM_THE_ADAPTER_ON, LivePlot
 
+# What decides about the result, and is the same in every run of the course.
+FIXED = (
+    *("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm", "seed"),
+    *(
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "warmup_steps",
+        "max_steps",
+        "label_smoothing_factor",
+    ),
+    *(
+        "train_sampling_strategy",
+        "neftune_noise_alpha",
+        "completion_only_loss",
+        "assistant_only_loss",
+    ),
+    *("packing", "loss_type"),
+)
+
 if TYPE_CHECKING:
     from datasets import Dataset
-    from trl import SFTTrainer
+    from trl import SFTConfig, SFTTrainer
 
 
 def check_trainer(
-    trainer: "SFTTrainer", choice: Choice, conversations: "Dataset", folder: Path
+    trainer: "SFTTrainer",
+    choice: Choice,
+    conversations: "Dataset",
+    folder: Path,
+    usual: "SFTConfig",
 ) -> None:
-    """CourseError unless the trainer holds what it is asked to train."""
+    """CourseError unless the trainer holds what it is asked to train.
+
+    Args:
+        trainer, choice, conversations: as for `training.train`.
+        folder: where the trainer's run goes.
+        usual: the course's own settings for this choice and these conversations.
+    """
     import torch
 
     settings, args = adapters.settings_of(trainer.model), trainer.args
@@ -28,7 +57,7 @@ def check_trainer(
             "The cell that adds the adapter was run again after the trainer was built, or never.",
             FROM_THE_ADAPTER_ON,
         )
-    held = {
+    chosen = {
         "epochs": (args.num_train_epochs, choice.epochs),
         "learning_rate": (args.learning_rate, models.learning_rate(choice, trainer.model)),
         "batch_size": (
@@ -38,13 +67,10 @@ def check_trainer(
     }
     # On a GPU Unsloth takes it out of the settings (unsloth/models/rl.py), where it drops the padding.
     if not torch.cuda.is_available():
-        held["max_seq_length"] = (args.max_length, choice.max_seq_length)
-    # training_config.json gives these as the homework's.
-    for name in ("weight_decay", "lr_scheduler_type", "seed"):
-        held[name] = (getattr(args, name), presets.TRAINING[name])
-    wrong = adapters.differences(settings, choice)
-    wrong += [f"{name} is {a} instead of {b}" for name, (a, b) in held.items() if a != b]
+        chosen["max_seq_length"] = (args.max_length, choice.max_seq_length)
     rows = data.to_prompt_completion(conversations)
+    wrong = adapters.differences(settings, choice)
+    wrong += [f"{name} is {a} instead of {b}" for name, (a, b) in chosen.items() if a != b]
     built_from = getattr(trainer, "prepared_rows", None)
     if built_from != rows.to_list() if built_from else len(trainer.train_dataset) != len(rows):
         wrong.append("its rows are not those of these conversations")
@@ -56,9 +82,27 @@ def check_trainer(
     if wrong:
         raise CourseError(
             f"This trainer was not built for what it shall train now: {'; '.join(wrong)}.",
-            "The choice or the conversations have changed since, or a setting was changed in another place. One "
-            "run would be filed as another.",
-            FROM_THE_ADAPTER_ON,
+            "The choice or the conversations have changed since, or a number of the choice was written into SFTConfig. "
+            "One run would be filed as another.",
+            "Set such numbers in the choice: choice = dataclasses.replace(choice, learning_rate=1e-3). "
+            + FROM_THE_ADAPTER_ON,
+        )
+    _check_fixed(args, usual)
+
+
+def _check_fixed(args: "SFTConfig", usual: "SFTConfig") -> None:
+    """CourseError unless what no choice holds is as usual: ``run.json`` and training_config.json give that."""
+    wrong = [name for name in FIXED if getattr(args, name) != getattr(usual, name)]
+    if wrong:
+        named = [
+            f"{name} = {getattr(args, name)} instead of {getattr(usual, name)}" for name in wrong
+        ]
+        raise CourseError(
+            f"SFTConfig has {'; '.join(named)}.",
+            "The course compares runs by their choices, and a choice does not hold this: the run would be filed as "
+            "another one.",
+            "Write it as before, and run the cells from SFTConfig on. Your own experiment: trainer.train() in place of "
+            "training.train keeps no record.",
         )
 
 
@@ -84,7 +128,8 @@ def check_saved(folder: Path, record: dict) -> None:
             "It was deleted, cut off or edited by hand. An adapter is of no use without it.",
             "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
         ) from error
-    if wrong := adapters.differences(settings, Choice(**record["choice"])):
+    choice = workspace.choice_from(record.get("choice"), folder / "run.json", runs.TRAIN_AGAIN)
+    if wrong := adapters.differences(settings, choice):
         raise CourseError(
             f"The adapter in {folder} is not the chosen one: {'; '.join(wrong)}.",
             "It comes from another run.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import reading, settings, shapes, tokens, workspace
+from helpers.arguments import need_path, need_rows
 from helpers.errors import CourseError
 from helpers.shapes import Unusable
 
@@ -54,7 +55,7 @@ def load_conversations(
         CourseError: the file is missing, empty, cut off or of an unknown kind, or a row cannot be used; the
             message names the file and the row.
     """
-    path = Path(path)
+    path = need_path(path)
     raw_rows = reading.raw_rows(path)
     rows: dict[str, dict] = {}
     numbers: dict[str, int] = {}
@@ -180,6 +181,7 @@ def test_set_path() -> Path:
 # ------------------------------------------------------------------------------------------ questions
 def with_preamble(rows: "Dataset") -> "Dataset":
     """The same conversations with Alpaca's preamble before the first question, as the test set has it."""
+    need_rows(rows)
     changed = rows.to_list()
     for row in changed:
         first = next(message for message in row["conversations"] if message["role"] == "user")
@@ -202,7 +204,7 @@ def asked(row: dict) -> list[str]:
 
 
 # ------------------------------------------------------------------------------ rows for training
-def to_prompt_completion(rows: "Dataset") -> "Dataset":
+def to_prompt_completion(rows: "Dataset | list[dict]") -> "Dataset":
     """Conversations to TRL's conversational prompt/completion rows, one for each answer.
 
     A conversation with two answers gives two rows: the second one's prompt holds the first exchange. So
@@ -213,6 +215,8 @@ def to_prompt_completion(rows: "Dataset") -> "Dataset":
     """
     from datasets import Dataset
 
+    if not isinstance(rows, list):
+        need_rows(rows)
     pairs = []
     for row in rows:
         messages = row["conversations"]
@@ -251,6 +255,7 @@ def check_lengths(rows: "Dataset", tokenizer, max_seq_length: int) -> list[int]:
 
 def check_template(rows: "Dataset", tokenizer) -> None:
     """CourseError, with the id, if this tokenizer's chat template refuses or shortens a conversation."""
+    need_rows(rows)
     for row_id, messages in zip(rows["id"], rows["conversations"], strict=True):
         try:
             tokens.check_template(tokenizer, messages)

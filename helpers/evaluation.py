@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from helpers import presets, tokens, workspace
+from helpers.arguments import need_rows, need_texts
 from helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def generate(
 
     Args:
         model, tokenizer: as `models.load` gives them, with or without an adapter.
-        prompts: questions, or lists of messages that end with the user's.
+        prompts: questions, or lists of messages that end with the user's. One alone is taken as a list of one.
         max_new_tokens: the longest answer, in tokens.
         temperature: ``None`` always takes the likeliest token (greedy); a number samples, and the larger
             it is, the more often an unlikely token.
@@ -92,7 +93,7 @@ def generate(
     presets.check_whole("max_new_tokens", max_new_tokens, 1)
     presets.check_whole("batch_size", batch_size, 1)
     _check_decoding(temperature, top_p, top_k)
-    messages = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
+    messages = _prompts(prompts)
     asked = [tokens.token_ids(tokenizer, m, add_generation_prompt=True) for m in messages]
     settings = {"max_new_tokens": max_new_tokens, "do_sample": temperature is not None}
     if temperature is not None:
@@ -123,18 +124,40 @@ def generate(
     return [answers[i] for i in range(len(asked))]
 
 
-def _check_decoding(temperature: float | None, top_p: float, top_k: int) -> None:
-    if temperature is not None and not (isinstance(temperature, int | float) and temperature > 0):
-        raise CourseError(
-            f"temperature = {temperature!r} cannot be used for sampling.",
-            "Probabilities are divided by it on the logarithmic scale.",
-            "Use a number above 0, or None for the likeliest token each time.",
+def _prompts(prompts: Sequence[str | list[dict]]) -> list[list[dict]]:
+    """Each prompt as messages."""
+    one = isinstance(prompts, str) or (prompts and all(isinstance(p, dict) for p in prompts))
+    found = []
+    for prompt in [prompts] if one else prompts:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        right = isinstance(messages, list) and all(
+            isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages
         )
-    if not 0 < top_p <= 1 or not isinstance(top_k, int) or top_k < 0:
+        if not right or not messages or messages[-1]["role"] != "user":
+            raise CourseError(
+                f"{prompt!r:.60} is no prompt.",
+                "A prompt is a text, or a list of messages with role and content of which the last is the user's.",
+                "Pass on a list of texts, or what data.questions returned.",
+            )
+        found.append(messages)
+    return found
+
+
+def _check_decoding(temperature: float | None, top_p: float, top_k: int) -> None:
+    if temperature is not None:
+        presets.check_positive("temperature", temperature, "Logits are divided by it.")
+    if presets.check_positive("top_p", top_p, "It is a share of the probability.") > 1:
         raise CourseError(
-            f"top_p = {top_p}, top_k = {top_k} leave nothing to choose from.",
-            "top_p is a probability above 0 and at most 1; top_k counts tokens, 0 for all.",
-            "Correct them in the cell above.",
+            f"top_p = {top_p} is above 1.",
+            "It is a share of the probability; 1 keeps every token.",
+            "Set top_p to a number above 0 and at most 1.",
+        )
+    presets.check_whole("top_k", top_k, 0)
+    if temperature is None and (top_p, top_k) != (1, 0):
+        raise CourseError(
+            f"top_p = {top_p:g}, top_k = {top_k} would change nothing.",
+            "With temperature = None the likeliest token is taken each time, and nothing is drawn.",
+            "Give a temperature too, such as temperature=1.0, or leave both out.",
         )
 
 
@@ -160,7 +183,16 @@ def _answer(model, tokenizer, asked: list[list[int]], settings: dict) -> list[st
         "attention_mask": torch.tensor(mask, device=model.device),
     }
     with torch.inference_mode():
-        written = model.generate(**batch, **settings, pad_token_id=tokenizer.pad_token_id)
+        try:
+            written = model.generate(**batch, **settings, pad_token_id=tokenizer.pad_token_id)
+        except RuntimeError as error:
+            if "probability tensor contains" not in str(error):
+                raise
+            raise CourseError(
+                "No token can be drawn: the probabilities are no numbers (NaN).",
+                "The model or its adapter holds such numbers: its training diverged.",
+                "Train again with a smaller learning rate or alpha.",
+            ) from error
     new = written[:, longest:]
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
@@ -191,6 +223,7 @@ def candidates(
     Returns:
         ``(token ids, probabilities)``; the probabilities of those that are left, which sum to 1.
     """
+    presets.check_positive("temperature", temperature, "Logits are divided by it.")
     _check_decoding(temperature, top_p, top_k)
     kept, ids = torch.sort(logits / temperature, descending=True)
     if top_k:
@@ -213,6 +246,7 @@ def answer_losses(
     """
     from helpers.data import to_prompt_completion
 
+    need_rows(rows)
     _inference_mode(model)
     pairs = []
     for row in rows.select_columns(["id", "conversations", "score"]):
@@ -251,6 +285,14 @@ def chrf(answers: Sequence[str], references: Sequence[str]) -> list[float]:
     """
     from sacrebleu.metrics import CHRF
 
+    need_texts(answers, "answers")
+    need_texts(references, "references")
+    if len(answers) != len(references):
+        raise CourseError(
+            f"There are {len(answers)} answers and {len(references)} references.",
+            "Each answer is compared with one reference.",
+            "Take answers and references of the same rows.",
+        )
     metric = CHRF()
     return [metric.sentence_score(a, [r]).score for a, r in zip(answers, references, strict=True)]
 

@@ -5,26 +5,28 @@ import sys
 
 
 def explain_missing_names() -> None:
-    """From now on a ``NameError`` in a cell is shown as a short explanation instead of a traceback.
+    """From now on a ``NameError`` in a cell is shown as a short explanation instead of a traceback, Stop as one line.
 
     One inside a helper or a library is shown as before. Nothing happens outside a notebook.
     """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    if shell is None or NameError in shell.custom_exceptions:
+    if shell is None or KeyboardInterrupt in shell.custom_exceptions:
         return
     # Colab explains other errors in this way; that stays.
     others, their_way = tuple(shell.custom_exceptions), shell.CustomTB
 
     def show(shell, kind, error, trace, tb_offset=None):
-        if not issubclass(kind, NameError):
+        if issubclass(kind, KeyboardInterrupt):
+            error._render_traceback_ = lambda: ["KeyboardInterrupt: you stopped this cell."]
+        elif not issubclass(kind, NameError):
             return their_way(kind, error, trace, tb_offset=tb_offset)
         # UnboundLocalError is one too, and says best itself what is wrong.
         if kind is NameError and (line := _line_of_a_cell(trace, shell.user_ns)) is not None:
             error._render_traceback_ = lambda: explanation(error, line).splitlines()
         shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
-    shell.set_custom_exc((*others, NameError), show)
+    shell.set_custom_exc((*others, NameError, KeyboardInterrupt), show)
 
 
 def explanation(error: NameError, line: str = "") -> str:

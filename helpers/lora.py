@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from helpers.errors import CourseError
-from helpers.presets import MODELS, PROJECTIONS, SEED, check_whole
+from helpers.presets import MODELS, PROJECTIONS, SEED, check_positive, check_whole
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -121,6 +121,7 @@ def scaling(r: int, alpha: float, use_rslora: bool = False) -> float:
     """Factor in front of B·A: alpha / r (Hu et al. 2021, section 4.1), or alpha / √r for rank-stabilised
     LoRA (Kalajdzievski 2023, equation 2)."""
     check_whole("r", r, 1)
+    check_positive("alpha", alpha)
     return alpha / math.sqrt(r) if use_rslora else alpha / r
 
 

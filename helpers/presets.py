@@ -210,17 +210,19 @@ def check_whole(name: str, value: object, least: int) -> int:
     raise CourseError(
         f"{name} = {value!r} is not a whole number of at least {least}{form}.",
         why,
-        f"Move the slider, or set {name} in the cell above.",
+        f"Set {name} to a whole number where it is given.",
     )
 
 
-def check_positive(name: str, value: object) -> float:
+def check_positive(
+    name: str, value: object, why: str = "Nothing would be trained with it."
+) -> float:
     """``value`` as a float or int; CourseError unless it is a finite number above 0, Python's or NumPy's."""
     if _is_number(value) and value > 0:
         return _plain(value)
     raise CourseError(
         f"{name} = {value!r} is not a number above 0{_form(value)}.",
-        "Nothing would be trained with it.",
+        why,
         f"Set {name} to a positive number in the cell above.",
     )
 

@@ -167,24 +167,31 @@ def _csv(path: Path, text: str) -> list[dict]:
 
     `datasets` reads CSV with Pandas, which guesses types: the answer "None" would be missing, "007" become 7.
     """
-    first = text.split("\n", 1)[0]
-    separator = max(",;\t", key=first.count)
+    # Excel's way to name the separator, in a line of its own.
+    named = re.match(r"\ufeff?sep=([,;\t])\r?\n", text)
+    text = text[named.end() :] if named else text
+    separator = named[1] if named else max(",;\t", key=text.split("\n", 1)[0].count)
     csv.field_size_limit(2**31 - 1)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[dict] = []
     try:
-        header = [name.strip() for name in next(lines)]
-        if len(set(header)) < len(header):
-            raise csv.Error("two columns have the same name")
+        header = [name.strip() for name in next(lines, [])]
+        # A spreadsheet may write columns without a name, or anything else, at the end.
+        while header and not header[-1]:
+            header.pop()
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise csv.Error(f"two columns have the same name, {twice[0]!r:.40}")
         for cells in lines:
-            if not cells:
+            if not any(cell.strip() for cell in cells):
                 continue
+            while len(cells) > len(header) and not cells[-1].strip():
+                cells.pop()
             if len(cells) != len(header):
                 raise csv.Error(f"{len(cells)} cells in a table of {len(header)} columns")
             rows.append(dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise CourseError(
-            f"{path.name}, line {lines.line_num}: {error}.",
+            f"{path.name}, line {lines.line_num + bool(named)}: {error}.",
             f"Its columns are separated by {separator!r}; text that holds one, or a line end, needs "
             'quotes " around it.',
             "Mend that line, or save the table again from the program that wrote it.",

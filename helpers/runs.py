@@ -1,9 +1,10 @@
 """The folders of training runs: where a run goes, how to go on with it, what it recorded.
 
-A folder holds what the Trainer writes (checkpoints, ``trainer_state.json``), the adapter at the end, and
-``run.json``: choice, data, versions and peak memory.
+A folder holds what the Trainer writes (checkpoints, ``trainer_state.json``), the adapter at the end,
+``run.json`` with choice, versions and peak memory, and ``conversations.json``, what it was trained on.
 """
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,11 @@ from helpers.presets import Choice
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+TRAIN_AGAIN = "Train again in notebook 05."
+# What every finished run's record holds.
+HELD = {"model": str, "choice": dict, "ids": list, "minutes": int | float, "tokens": int | float}
 
 
 class Run(NamedTuple):
@@ -90,12 +96,26 @@ def is_finished(folder: Path) -> bool:
 
 
 def latest() -> Run | None:
-    """The run that finished last in this workspace, or ``None``, which may have a reason: `missing`."""
+    """The run that finished last in this workspace, or ``None``, which may have a reason: `missing`.
+
+    Raises:
+        CourseError: its adapter is there, and its ``run.json`` does not say what was trained.
+    """
     name = _latest_name()
     folder = workspace.path("runs", name) if name else None
     if folder is None or not (folder / "adapter_model.safetensors").exists():
         return None
-    return Run(folder, read(folder))
+    record = read(folder)
+    lost = [name for name, kind in HELD.items() if not isinstance(record.get(name), kind)]
+    if lost:
+        raise CourseError(
+            f"{folder / 'run.json'} is "
+            + (f"without {', '.join(lost)}." if record else "not there, or holds nothing."),
+            "It says what the adapter beside it was trained with. It was deleted or edited by hand, or another version "
+            "of the course wrote it.",
+            "Put the file back, or move the folder away and train again in notebook 05.",
+        )
+    return Run(folder, record)
 
 
 def missing() -> str:
@@ -109,9 +129,21 @@ def missing() -> str:
 
 
 def _latest_name() -> str | None:
-    noted = workspace.read_json("latest_run.json")
-    name = noted.get("name") if isinstance(noted, dict) else None
-    return name if isinstance(name, str) else None
+    """As noted; where the note is gone or damaged, the newest finished run that was not trained beside another."""
+    noted = None
+    with contextlib.suppress(CourseError):
+        noted = workspace.read_json("latest_run.json")
+    if isinstance(noted, dict) and isinstance(noted.get("name"), str):
+        return noted["name"]
+    records = [file for file in _records() if is_finished(file.parent)]
+    own = [file.parent.name for file in records if not read(file.parent).get("beside")]
+    return own[-1] if own else None
+
+
+def _records() -> list[Path]:
+    """``run.json`` of every run, the newest last."""
+    found = workspace.path("runs").glob("*/run.json")
+    return sorted(found, key=lambda file: file.stat().st_mtime)
 
 
 def choice_of(run: Run, **changes) -> Choice:
@@ -120,14 +152,8 @@ def choice_of(run: Run, **changes) -> Choice:
     Raises:
         CourseError: ``run.json`` comes from another version of the course, or was edited.
     """
-    try:
-        return replace(Choice(**run.record["choice"]), **changes)
-    except (KeyError, TypeError) as error:
-        raise CourseError(
-            f"run.json in {run.folder.name} does not hold this course's settings: {error}.",
-            "Another version of the course wrote it, or it was edited by hand.",
-            "Train again in notebook 05.",
-        ) from error
+    file = run.folder / "run.json"
+    return replace(workspace.choice_from(run.record.get("choice"), file, TRAIN_AGAIN), **changes)
 
 
 def find(choice: Choice, conversations: "Dataset", model: str) -> Run | None:
@@ -185,10 +211,7 @@ def tokens_per_minute(model: str) -> float | None:
 
     A run that has just started has its first rate with its first checkpoint.
     """
-    records = sorted(
-        workspace.path("runs").glob("*/run.json"), key=lambda file: file.stat().st_mtime
-    )
-    for file in reversed(records):
+    for file in reversed(_records()):
         record = read(file.parent)
         if record.get("model") == model and record.get("minutes"):
             return record.get("tokens", 0) / record["minutes"] or None

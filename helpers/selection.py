@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import data, letters, shapes, workspace
+from helpers.arguments import need_rows, need_switch
 from helpers.errors import CourseError
 from helpers.presets import MAX_CONVERSATIONS, SEED, size
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from helpers.runs import Run
 
 
 def words(row: dict) -> int:
@@ -59,6 +62,8 @@ def select(
             row, or returns something that has no place in the order.
     """
     check_count(limit)
+    need_rows(rows)
+    need_switch(largest_first, "largest_first")
     if not len(rows):
         raise CourseError(
             "There is no row to choose from.",
@@ -114,11 +119,12 @@ def check_count(count: int) -> None:
     whole = isinstance(count, Integral) and not isinstance(count, bool)
     if not whole or not 1 <= count <= MAX_CONVERSATIONS:
         raise CourseError(
-            f"{count} conversations were chosen.",
+            f"{count} conversations were chosen."
+            if whole
+            else f"limit = {count!r:.40} is no whole number.",
             f"The homework allows 1 to {MAX_CONVERSATIONS}, over all stages together.",
-            "Choose fewer, for instance with select(…, limit=100)."
-            if whole and count > 1
-            else "Give a whole number, for instance select(…, limit=100).",
+            f"Choose {'fewer' if whole and count > 1 else 'a whole number of them'}, for instance with "
+            "select(…, limit=100).",
         )
 
 
@@ -130,6 +136,8 @@ def overlap(rows: "Dataset", test_rows: "Dataset") -> list[tuple[str, str]]:
     homework's are row numbers, and its pool and its test set number the rows of different sources (ids up to
     ``identity_52001`` in one, up to ``identity_69938`` in the other).
     """
+    need_rows(rows)
+    need_rows(test_rows, "test_rows")
     by_question = {letters.bare(data.question(row)): row["id"] for row in test_rows}
     longest = max(map(len, by_question), default=0)
     pairs = []
@@ -142,8 +150,22 @@ def overlap(rows: "Dataset", test_rows: "Dataset") -> list[tuple[str, str]]:
 
 
 def without(rows: "Dataset", ids: Iterable[str]) -> "Dataset":
-    """The rows whose id is not among ``ids``, in their order."""
-    unwanted = set(ids)
+    """The rows whose id is not among ``ids``, in their order; one id alone will do.
+
+    Raises:
+        CourseError: there is something else than ids, such as the pairs of `overlap`.
+    """
+    need_rows(rows)
+    unwanted = {ids} if isinstance(ids, str) else set(ids)
+    wrong = next((one for one in unwanted if not isinstance(one, str)), None)
+    if wrong is not None:
+        raise CourseError(
+            f"{wrong!r:.60} is no id.",
+            f"An id is a text, such as {rows['id'][0]!r:.40}; this is a {type(wrong).__name__}.",
+            "Of the pairs of selection.overlap take the first: {training for training, _ in pairs}.",
+        )
+    if unwanted and not unwanted & set(rows["id"]):
+        print(f"No row has one of these {len(unwanted)} ids: all {len(rows)} rows stay.")
     return rows.select([i for i, row_id in enumerate(rows["id"]) if row_id not in unwanted])
 
 
@@ -166,6 +188,7 @@ def save_selection(rows: "Dataset", source: str | Path) -> Path:
     Raises:
         CourseError: none or more than 100, or a row that cannot be trained on.
     """
+    need_rows(rows)
     check_count(len(rows))
     content = {"source": Path(source).name, "conversations": _checked(rows, "the selection")}
     data.to_prompt_completion(content["conversations"])
@@ -224,25 +247,22 @@ def load_selection() -> "Dataset":
     return rows.select([i * len(rows) // count for i in range(count)])
 
 
-def of_run(record: dict) -> "Dataset":
-    """The conversations that a run was trained on, by its ``run.json``.
+def of_run(run: "Run") -> "Dataset":
+    """The conversations that a run was trained on: they are kept beside its adapter.
 
     Raises:
-        CourseError: the selection in the workspace holds others by now.
+        CourseError: that file is damaged; or it is gone, and the selection in the workspace holds others by now.
     """
-    rows = load_selection()
-    # Runs of an earlier version of the course know only the ids.
-    same = (
-        fingerprint(rows) == record["data"]
-        if "data" in record
-        else list(rows["id"]) == record.get("ids")
-    )
-    if not same:
+    file = run.folder / "conversations.json"
+    kept = workspace.read_json(file)
+    rows = load_selection() if kept is None else data.as_dataset(_checked(kept, str(file)))
+    if fingerprint(rows) != run.record.get("data"):
         raise CourseError(
-            "The selection in the workspace is not the one that this run was trained on.",
-            "You saved others in notebook 04 since, changed them in notebook 05, or COURSE_SIZE changed. Only runs "
-            "on the same conversations can be compared.",
-            "Run notebook 05 again, or go back to your earlier selection in notebook 04.",
+            f"{file} does not hold what the run was trained on."
+            if kept is not None
+            else f"{file} is gone, and the selection in the workspace is not what the run was trained on.",
+            "It was edited by hand, or the run was made by an earlier version of the course.",
+            "Put the file back, or train again in notebook 05.",
         )
     return rows
 
@@ -256,6 +276,7 @@ def shuffled_answers(rows: "Dataset", seed: int = SEED) -> "Dataset":
     Raises:
         CourseError: one row holds more than half of all answers, so that some would stay in it.
     """
+    need_rows(rows)
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     # All answers in a circle, those of a row side by side, in random order of the rows. Each moves on by as

@@ -246,7 +246,11 @@ def _score(found: object) -> float | None:
         return None
     number_like = isinstance(found, int | float) and not isinstance(found, bool)
     if not (number_like and abs(found) <= sys.float_info.max):
-        raise Unusable(f"score {found!r:.40} is not a number", "a score that is not a number")
+        comma = isinstance(found, str) and re.fullmatch(r"-?\d+,\d+", found.strip())
+        point = "; write it with a point, as 4.5" if comma else ""
+        raise Unusable(
+            f"score {found!r:.40} is not a number{point}", "a score that is not a number"
+        )
     return float(found)
 
 

@@ -5,8 +5,10 @@ import os
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 from unsloth import is_bfloat16_supported  # isort: skip  (before trl)
 
+import contextlib
 import gc
 import importlib.metadata
+import io
 import math
 import traceback
 from pathlib import Path
@@ -161,14 +163,15 @@ def train(
             this run; or the training was stopped, and where it can go on.
     """
     folder = Path(trainer.args.output_dir).absolute()
-    asked.check_trainer(trainer, choice, conversations, folder)
+    usual = _usual(trainer, choice, conversations)
+    asked.check_trainer(trainer, choice, conversations, folder, usual)
     check_space(trainer, folder)
-    record = _describe(trainer, choice, conversations)
+    record = _describe(trainer, choice, conversations) | {"beside": not latest}
     with claims.claim(folder) as lost:
         before = runs.read(folder)
         asked.check_folder(folder, before, record)
         if not runs.is_finished(folder):
-            record = _train(trainer, folder, record, before, Stop(lost))
+            record = _train(trainer, folder, record, before, conversations, Stop(lost))
         elif adapters.holds(trainer.model, folder):
             record = before
             print(
@@ -187,7 +190,23 @@ def train(
     return runs.Run(folder, record)
 
 
-def _train(trainer: SFTTrainer, folder: Path, record: dict, before: dict, stop: Stop) -> dict:
+def _usual(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> SFTConfig:
+    """The settings that a trainer for this choice has; what Unsloth prints about them was printed before."""
+    args, count = trainer.args, len(data.to_prompt_completion(conversations))
+    with contextlib.redirect_stdout(io.StringIO()):
+        return build_config(
+            choice, count, args.per_device_train_batch_size, Path(args.output_dir), trainer.model
+        )
+
+
+def _train(
+    trainer: SFTTrainer,
+    folder: Path,
+    record: dict,
+    before: dict,
+    conversations: "Dataset",
+    stop: Stop,
+) -> dict:
     """Train to the end, and return the record; or CourseError saying where it was stopped."""
     checkpoint = runs.newest_checkpoint(folder)
     if checkpoint:
@@ -203,6 +222,7 @@ def _train(trainer: SFTTrainer, folder: Path, record: dict, before: dict, stop: 
         print("No whole checkpoint is there: training starts anew.")
     kept = ("minutes", "tokens", "checkpoints") if checkpoint else ()
     so_far = {name: before[name] for name in kept if name in before}
+    workspace.write_json(folder / "conversations.json", conversations.to_list())
     runs.write(folder, record | {"status": "started"} | so_far)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -210,6 +230,9 @@ def _train(trainer: SFTTrainer, folder: Path, record: dict, before: dict, stop: 
     for callback in (clock, stop):
         trainer.remove_callback(type(callback))
         trainer.add_callback(callback)
+    if not hasattr(trainer.accelerator.state, "distributed_type"):
+        # Another SFTConfig since, as when its cell is run again, cleared what all trainers share.
+        trainer.create_accelerator_and_postprocess()
     # What is left of a training that was broken off: Adam's averages, and the place in the random numbers.
     trainer.optimizer = trainer.lr_scheduler = None
     set_seed(trainer.args.seed)
@@ -230,6 +253,9 @@ def _train(trainer: SFTTrainer, folder: Path, record: dict, before: dict, stop: 
     if trainer.state.global_step < trainer.state.max_steps:
         raise progress.stopped(trainer, folder)
     record = record | {"minutes": clock.minutes(), "status": "finished"}
+    if found := adapters.fault(trainer.model):
+        record["fault"] = found
+        print(f"{found} Usually the learning rate or alpha is too large: choose smaller ones.")
     if torch.cuda.is_available():
         record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
     trainer.save_model(str(folder))

@@ -108,6 +108,9 @@ def read_json(name: str | Path) -> dict | list | None:
         ) from error
 
 
+ANEW = "Save a choice in notebook 03 again, or delete the file to get the homework's settings."
+
+
 def save_choice(choice: Choice) -> Path:
     """Keep a choice for notebook 05."""
     return write_json("choice.json", choice.to_dict())
@@ -118,21 +121,39 @@ def saved_choice() -> Choice | None:
     saved = read_json("choice.json")
     if saved is None:
         return None
+    return choice_from(saved, path("choice.json"), ANEW)
+
+
+def choice_from(saved: object, file: Path, todo: str) -> Choice:
+    """A choice as a JSON file holds it.
+
+    Raises:
+        CourseError: the file holds something else; it is named, and ``todo`` says what to do.
+    """
     if not isinstance(saved, dict):
         raise CourseError(
-            f"{path('choice.json')} does not hold a choice.",
-            "It was probably edited by hand.",
-            "Save a choice in notebook 03 again, or delete the file to get the defaults.",
+            f"{file} does not hold a choice.", "It was probably edited by hand.", todo
         )
     known = {f.name for f in fields(Choice)}
-    unknown = sorted(set(saved) - known)
-    if unknown:
+    if unknown := sorted(set(saved) - known):
         raise CourseError(
-            f"{path('choice.json')} holds unknown settings: {', '.join(unknown)}.",
+            f"{file} holds unknown settings: {', '.join(unknown)}.",
             f"A choice has {', '.join(sorted(known))}.",
-            "Save a choice in notebook 03 again, or delete the file to get the defaults.",
+            todo,
         )
-    return Choice(**saved)
+    try:
+        return Choice(**saved)
+    except CourseError as error:
+        raise CourseError(f"In {file}: {error.what}", error.why, todo) from error
+
+
+def earlier_choice() -> Choice | None:
+    """`saved_choice`, for whoever is about to save another: one that cannot be used is said, and passed over."""
+    try:
+        return saved_choice()
+    except CourseError as error:
+        print(f"{error.what} The sliders start at the homework's settings.")
+        return None
 
 
 def load_choice() -> Choice:

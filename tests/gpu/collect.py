@@ -25,10 +25,11 @@ PARTS = (
     "binaries",
     "agree",
     "again",
+    "resume",
     "notebooks",
 )
 # On a GPU, each as a whole; the notebooks have a date each.
-MEASURED = ("probes", "speed", "grid", "t4_kernels", "agree", "again")
+MEASURED = ("probes", "speed", "grid", "t4_kernels", "agree", "again", "resume")
 # The limit of a run that does not name its own: what a T4 had with an older driver.
 EARLIER_LIMIT_GIB = round(common.presets.OLDER_T4_MEMORY_GIB - common.presets.CUDA_CONTEXT_GIB, 3)
 # What a GPU machine without network, and not a T4, cannot show.
@@ -223,6 +224,7 @@ def rows(results: dict) -> list[tuple[str, str]]:
         ("binaries", binary_rows),
         ("agree", agree_rows),
         ("again", again_rows),
+        ("resume", resume_rows),
     ):
         if part in results:
             said += say(results[part])
@@ -381,6 +383,18 @@ def again_rows(part: dict) -> list[tuple[str, str]]:
         (
             "a second adapter in one session beside the same one alone, other settings in each pair",
             f"in {len(same)} of {len(pairs)} pairs A, the layers' functions and all losses are identical",
+        )
+    ]
+
+
+def resume_rows(part: dict) -> list[tuple[str, str]]:
+    whole = part.get("losses")
+    same = [name for name in ("the same trainer", "a new session") if whole == part.get(name)]
+    found = f"all {len(whole)} losses are identical, continued with {' and with '.join(same)}"
+    return [
+        (
+            "a training that was stopped and continued beside the same one whole",
+            found if same and not part.get("failures") else without(part),
         )
     ]
 

@@ -138,6 +138,33 @@ def test_a_setting_that_was_changed_in_the_trainer_alone_is_refused(built, rows,
     assert setting.removeprefix("num_train_") in refusal(trainer, FIRST, rows)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"optim": "sgd"},
+        {"max_grad_norm": 0.1},
+        {"max_steps": 2},
+        {"completion_only_loss": False},
+        {"train_sampling_strategy": "sequential"},
+        {"adam_beta2": 0.9},
+    ],
+)
+def test_a_setting_that_no_choice_holds_is_as_usual_or_refused(built, rows, changed):
+    _, trainer = built
+    (name,) = changed
+    vars(trainer.args).update(changed)
+    said = refusal(trainer, FIRST, rows)
+    assert f"SFTConfig has {name} = {changed[name]}" in said and "keeps no record" in said
+
+
+def test_a_second_sftconfig_does_not_stop_a_trainer_that_was_built_before(built, rows, trained):
+    """Its cell is run again: Transformers then clears what all trainers of a session share."""
+    _, trainer = built
+    folder = trainer.args.output_dir
+    training.build_config(FIRST, len(rows), 2, folder).device  # noqa: B018  (looking is what clears it)
+    assert training.train(trainer, FIRST, rows).record["status"] == "finished"
+
+
 def test_other_rows_than_the_trainer_s_are_refused(built, rows):
     _, trainer = built
     edited = rows.to_list()

@@ -160,6 +160,11 @@ def test_decoding_that_means_nothing_is_refused_and_named(float_llama, change, n
     ("change", "named"),
     [
         ({"temperature": "hot"}, "hot"),
+        ({"temperature": True}, "temperature = True"),
+        ({"temperature": 1.0, "top_p": "0.9"}, "top_p = '0.9'"),
+        ({"temperature": 1.0, "top_k": None}, "top_k = None"),
+        ({"top_k": 5}, "top_p = 1, top_k = 5 would change nothing"),
+        ({"top_p": 0.5}, "top_p = 0.5, top_k = 0 would change nothing"),
         ({"temperature": 1.0, "top_k": 2.5}, "top_k = 2.5"),
         ({"batch_size": 0}, "batch_size = 0"),
     ],
@@ -168,6 +173,20 @@ def test_decoding_of_the_wrong_type_is_refused_and_named(float_llama, change, na
     with pytest.raises(CourseError) as caught:
         evaluation.generate(*float_llama, QUESTIONS, **{"max_new_tokens": 4} | change)
     assert named in caught.value.what
+
+
+def test_one_prompt_alone_is_a_list_of_one(float_llama):
+    messages = [{"role": "user", "content": QUESTIONS[0]}]
+    many = evaluation.generate(*float_llama, [QUESTIONS[0]], max_new_tokens=4)
+    assert evaluation.generate(*float_llama, QUESTIONS[0], max_new_tokens=4) == many
+    assert evaluation.generate(*float_llama, messages, max_new_tokens=4) == many
+
+
+@pytest.mark.parametrize("wrong", [3, None, [], [{"role": "user"}], ["text"]])
+def test_what_is_no_prompt_is_named(float_llama, wrong):
+    with pytest.raises(CourseError) as caught:
+        evaluation.generate(*float_llama, [QUESTIONS[0], wrong], max_new_tokens=4)
+    assert f"{wrong!r:.60} is no prompt" in caught.value.what
 
 
 # ------------------------------------------------------------------------------------- one token
@@ -385,6 +404,21 @@ def test_chrf_is_100_for_the_same_text_and_0_for_another_one():
     )
     assert same == pytest.approx(100) and other == 0
     assert 50 < near < 100
+
+
+@pytest.mark.parametrize(
+    ("answers", "references", "said"),
+    [
+        ("abc", ["abc"], "answers: 'abc' is a str, where a list belongs"),
+        (["abc"], "abd", "references: 'abd' is a str"),
+        (["abc", None], ["a", "b"], "answers: None is a NoneType, where a text belongs"),
+        (["abc"], ["a", "b"], "1 answers and 2 references"),
+    ],
+)
+def test_chrf_takes_two_lists_of_texts(answers, references, said):
+    with pytest.raises(CourseError) as caught:
+        evaluation.chrf(answers, references)
+    assert said in caught.value.what
 
 
 def test_chrf_is_sacrebleu_s(trained):

@@ -56,6 +56,12 @@ def test_other_errors_and_one_inside_a_library_keep_their_traceback(client):
         assert "Traceback" in "\n".join(error_of(client, source)["traceback"]), source
 
 
+def test_stop_is_one_line(client):
+    assert error_of(client, SET_UP) is None
+    stop = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
+    assert error_of(client, stop)["traceback"] == ["KeyboardInterrupt: you stopped this cell."]
+
+
 def test_what_already_explains_errors_goes_on_doing_so(client):
     """Colab has its own words for a package that is not there."""
     theirs = """

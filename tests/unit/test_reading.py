@@ -152,6 +152,39 @@ def test_fields_that_are_not_read_are_named_once(tmp_path, capsys):
     assert capsys.readouterr().out == "rows.json: not read: 'source', 'topics', 'n'.\n"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\r\ninstruction;output\r\nName a tree.;Oak.\r\n",
+        "\ufeffinstruction;output;;\r\nName a tree.;Oak.;;\r\n;;;\r\n",
+        "instruction,output,\nName a tree.,Oak.,\n\n,,\n",
+    ],
+)
+def test_what_a_spreadsheet_adds_to_a_table_does_no_harm(tmp_path, text):
+    rows = read(put(tmp_path, "rows.csv", text.encode()))
+    assert rows == [conversation("row_1", "Name a tree.", "Oak.")]
+
+
+def test_a_line_behind_the_separator_s_own_keeps_its_number(tmp_path):
+    file = put(tmp_path, "rows.csv", b"sep=;\ninstruction;output\na;b\nc\n")
+    assert refusal(data.load_conversations, file).startswith("rows.csv, line 4: 1 cells")
+
+
+def test_a_score_with_a_comma_says_how_to_write_it(tmp_path):
+    file = put(tmp_path, "rows.csv", b'instruction;output;score\na;b;"4,5"\n')
+    assert "score '4,5' is not a number; write it with a point" in refusal(
+        data.load_conversations, file
+    )
+
+
+def test_a_path_may_begin_at_home_and_must_be_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, [TREE])
+    assert len(read("~/rows.json")) == 1
+    for wrong in (None, 5, ["rows.json"], " "):
+        assert f"path = {wrong!r} is no name of a file" in refusal(data.load_conversations, wrong)
+
+
 def test_a_conversation_written_twice_is_read_once(tmp_path):
     pair = [user("Name a tree."), assistant("Oak.")]
     other = [{"from": "human", "value": "Name a tree."}, {"from": "gpt", "value": "Oak."}]

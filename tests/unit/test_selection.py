@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rows import TRAINING_ROW, conversation, dataset, refusal, short_rows, write
 
 from helpers import data, selection
+from helpers.runs import Run
 
 few = settings(max_examples=25)
 
@@ -144,7 +145,7 @@ def test_nothing_to_choose_from_is_said():
 @pytest.mark.parametrize("limit", [2.5, "10", True, None])
 def test_a_limit_that_is_no_whole_number_is_refused(limit):
     message = refusal(selection.select, THREE, selection.words, limit=limit)
-    assert message.startswith(f"{limit} conversations were chosen") and "whole number" in message
+    assert message.startswith(f"limit = {limit!r} is no whole number") and "limit=100" in message
 
 
 # ---------------------------------------------------------------------------------------------- overlap
@@ -359,25 +360,66 @@ def test_a_row_with_more_than_half_of_all_answers_cannot_be_shuffled():
         assert "cannot all go to other rows" in refusal(selection.shuffled_answers, too_few)
 
 
-def test_the_conversations_of_a_run_are_found_or_the_change_is_named(
-    workspace, full_size, pool_file
-):
-    pool = data.load_conversations(pool_file)
-    chosen = pool.select([7, 2])
-    record = {"ids": ["c7", "c2"], "data": selection.fingerprint(chosen)}
+def test_a_run_keeps_what_it_was_trained_on_whatever_is_chosen_since(workspace, pool_file):
+    chosen = data.load_conversations(pool_file).select([7, 2])
+    run = Run(workspace / "runs" / "r4", {"data": selection.fingerprint(chosen)})
+    run.folder.mkdir(parents=True)
+    selection.save_selection(chosen.select([0]), pool_file)
+    assert "is gone, and the selection" in refusal(selection.of_run, run)
+    workspace_file = run.folder / "conversations.json"
+    workspace_file.write_text(json.dumps(chosen.to_list()))
+    assert selection.of_run(run).to_list() == chosen.to_list()
+    workspace_file.write_text(json.dumps(data.with_preamble(chosen).to_list()))
+    assert "does not hold what the run was trained on" in refusal(selection.of_run, run)
+
+
+def test_without_the_file_of_a_run_the_same_selection_will_do(workspace, full_size, pool_file):
+    chosen = data.load_conversations(pool_file).select([7, 2])
     selection.save_selection(chosen, pool_file)
-    assert selection.of_run(record).to_list() == chosen.to_list()
-    for other in (pool.select([2, 7]), data.with_preamble(chosen)):
-        selection.save_selection(other, pool_file)
-        assert "not the one that this run was trained on" in refusal(selection.of_run, record)
+    run = Run(workspace / "runs" / "r4", {"data": selection.fingerprint(chosen)})
+    assert selection.of_run(run).to_list() == chosen.to_list()
+    assert "is gone" in refusal(selection.of_run, Run(run.folder, {}))
 
 
-def test_a_run_of_an_earlier_version_is_compared_by_its_ids(workspace, full_size, pool_file):
-    pool = data.load_conversations(pool_file)
-    selection.save_selection(pool.select([7, 2]), pool_file)
-    assert list(selection.of_run({"ids": ["c7", "c2"]})["id"]) == ["c7", "c2"]
-    assert "not the one" in refusal(selection.of_run, {"ids": ["c2", "c7"]})
-    assert "not the one" in refusal(selection.of_run, {})
+# ----------------------------------------------------------------------------- what a cell may pass by mistake
+def test_ids_are_left_out_one_or_many_and_anything_else_is_refused(capsys):
+    assert list(selection.without(THREE, THREE["id"][1])["id"]) == [THREE["id"][0], THREE["id"][2]]
+    assert len(selection.without(THREE, set(THREE["id"][:2]))) == 1
+    said = refusal(selection.without, THREE, [(THREE["id"][0], "test_1")])
+    assert "is no id" in said and "{training for training, _ in pairs}" in said
+    assert capsys.readouterr().out == ""
+    assert len(selection.without(THREE, ["nobody"])) == 3
+    assert capsys.readouterr().out == "No row has one of these 1 ids: all 3 rows stay.\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (THREE[:2], "rows.select(range(50)) instead of rows[:50]"),
+        (list(THREE), "data.as_dataset(rows)"),
+        ("conversations.json", "'conversations.json', a str"),
+        (None, "None, a NoneType"),
+        (THREE.remove_columns("id"), "without the column id"),
+    ],
+)
+def test_what_is_no_dataset_of_conversations_is_named(workspace, rows, said):
+    for use in (
+        lambda: selection.select(rows, selection.words),
+        lambda: selection.without(rows, []),
+        lambda: selection.overlap(rows, THREE),
+        lambda: selection.overlap(THREE, rows),
+        lambda: selection.save_selection(rows, "x.json"),
+        lambda: selection.shuffled_answers(rows),
+        lambda: data.with_preamble(rows),
+        lambda: data.check_template(rows, None),
+    ):
+        assert said in refusal(use)
+
+
+@pytest.mark.parametrize("switch", ["yes", None, 1])
+def test_an_order_is_chosen_with_true_or_false(switch):
+    said = refusal(selection.select, THREE, selection.words, largest_first=switch)
+    assert said.startswith(f"largest_first = {switch!r} is neither True nor False")
 
 
 def test_the_fingerprint_sees_every_change_of_ids_order_speakers_and_texts():

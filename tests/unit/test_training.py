@@ -464,8 +464,69 @@ def test_a_run_is_found_by_choice_data_and_model_if_its_adapter_is_there(workspa
 def test_a_record_from_another_version_is_refused(trained, choice):
     record = {k: v for k, v in trained.run.record.items() if k != "choice"}
     record |= {"choice": choice} if choice else {}
-    with pytest.raises(CourseError, match="does not hold this course's settings"):
+    with pytest.raises(CourseError, match="does not hold a choice|unknown settings") as caught:
         runs.choice_of(runs.Run(trained.run.folder, record), r=2)
+    assert str(trained.run.folder / "run.json") in caught.value.what
+
+
+def test_a_record_with_an_impossible_choice_names_its_file(trained):
+    record = trained.run.record | {"choice": trained.run.record["choice"] | {"r": "8"}}
+    with pytest.raises(CourseError, match="r = '8'") as caught:
+        runs.choice_of(runs.Run(trained.run.folder, record))
+    assert str(trained.run.folder / "run.json") in caught.value.what
+
+
+@pytest.fixture
+def copied(workspace, trained):
+    """The finished run in a workspace of this test, which it may damage."""
+    shutil.copytree(trained.run.folder, workspace / "runs" / trained.run.folder.name)
+    (workspace / "latest_run.json").write_text(json.dumps({"name": trained.run.folder.name}))
+    return workspace / "runs" / trained.run.folder.name
+
+
+@pytest.mark.parametrize("lost", ["model", "ids", "minutes", None])
+def test_a_run_whose_record_is_gone_or_holed_is_not_replaced_by_another(copied, lost):
+    file = copied / "run.json"
+    record = json.loads(file.read_text())
+    file.unlink()
+    if lost:
+        file.write_text(json.dumps({name: v for name, v in record.items() if name != lost}))
+    with pytest.raises(CourseError, match=f"run.json is (without {lost}|not there)") as caught:
+        training.finished_run()
+    # Followed to the letter.
+    assert "Put the file back" in caught.value.todo
+    file.write_text(json.dumps(record))
+    assert training.finished_run().folder == copied
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"name": 3}'])
+def test_without_a_note_the_newest_run_of_ones_own_is_the_latest(copied, content):
+    beside = copied.parent / "r2-alpha8"
+    shutil.copytree(copied, beside)
+    record = json.loads((beside / "run.json").read_text())
+    (beside / "run.json").write_text(json.dumps(record | {"beside": True}))
+    note = copied.parents[1] / "latest_run.json"
+    note.unlink()
+    if content:
+        note.write_text(content)
+    assert runs.latest().folder == copied
+    shutil.rmtree(copied)
+    assert runs.latest() is None
+
+
+def test_a_training_that_diverged_says_so(workspace, capsys, tiny_llama):
+    choice = replace(tiny_run.CHOICE, learning_rate=1e30, epochs=1)
+    fitted = tiny_run.fit(tiny_run.conversations(8), choice)
+    assert "diverged" in fitted.run.record["fault"] and "diverged" in capsys.readouterr().out
+    with pytest.raises(CourseError, match="No token can be drawn"):
+        evaluation.generate(
+            fitted.model, fitted.tokenizer, ["Why?"], max_new_tokens=2, temperature=1.0
+        )
+
+
+def test_a_run_keeps_what_it_was_trained_on(trained):
+    rows = json.loads((trained.run.folder / "conversations.json").read_text(encoding="utf-8"))
+    assert rows == tiny_run.conversations().to_list()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU keeps gradient checkpointing on")
