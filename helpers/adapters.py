@@ -28,14 +28,17 @@ def add_adapter(model, choice: Choice):
     keeps the old one on a CPU, whatever is asked, and on a GPU it goes on from the trained one or stops.)
 
     Raises:
-        CourseError: the base of a model with an adapter was given, instead of what this function returned.
+        CourseError: the base of a model with an adapter was given, instead of what this function returned; or adding
+            one was broken off before.
     """
     if isinstance(model, PeftModel):
         model = _without_adapter(model)
-    elif getattr(model, "peft_config", None):
+    elif getattr(model, "peft_config", None) or any(
+        ".lora_" in n for n, _ in model.named_modules()
+    ):
         raise CourseError(
-            "This model is already the base of a model with an adapter.",
-            "A second adapter would be trained on top of the first.",
+            "This model is already the base of a model with an adapter, or holds a part of one.",
+            "A second adapter would be trained on top of the first. A part is left where adding one was stopped.",
             "Run the cell that loads the model again, then this one.",
         )
     return FastLanguageModel.get_peft_model(
@@ -96,6 +99,11 @@ def settings_of(model) -> dict:
     """Settings of a model's adapter; empty where it has none (any more)."""
     configs = getattr(model, "peft_config", None) or {}
     return configs["default"].to_dict() if "default" in configs else {}
+
+
+def trains_more(model) -> list[str]:
+    """Names of what training would change beside A and B; empty as it should be."""
+    return [n for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n]
 
 
 def is_trained(model) -> bool:

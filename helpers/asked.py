@@ -70,6 +70,8 @@ def check_trainer(
         chosen["max_seq_length"] = (args.max_length, choice.max_seq_length)
     rows = data.to_prompt_completion(conversations)
     wrong = adapters.differences(settings, choice)
+    if more := adapters.trains_more(trainer.model):
+        wrong.append(f"it would train {len(more)} weights of the base model too, such as {more[0]}")
     wrong += [f"{name} is {a} instead of {b}" for name, (a, b) in chosen.items() if a != b]
     built_from = getattr(trainer, "prepared_rows", None)
     if built_from != rows.to_list() if built_from else len(trainer.train_dataset) != len(rows):

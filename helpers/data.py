@@ -248,7 +248,7 @@ def check_lengths(rows: "Dataset", tokenizer, max_seq_length: int) -> list[int]:
             f"The conversation {row_id!r} has {count} tokens ({len(long)} such), "
             f"and max_seq_length is {max_seq_length}.",
             "The rest would be cut off: the model would learn to stop in the middle.",
-            "Choose other conversations in notebook 04, or a larger max_seq_length.",
+            "Leave such rows out: selection.without(rows, ids). Or give choice and model a larger max_seq_length.",
         )
     return lengths
 

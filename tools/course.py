@@ -25,7 +25,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 import kernels
 import record
 
-import notebooks
 from helpers import settings, workspace
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -123,6 +122,9 @@ def note_unsaved() -> None:
 
     A widget's picture, for instance, is drawn by another step: nothing has failed.
     """
+    # Not above: it needs nbconvert, and a GPU machine that only runs notebooks may lack that.
+    import notebooks
+
     if missing := notebooks.all_unsaved(record.notebooks()):
         print("\nDone; but these cells show something and have no saved output yet:")
         for path, numbers in missing.items():

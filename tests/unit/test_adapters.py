@@ -138,6 +138,32 @@ def test_a_setting_that_was_changed_in_the_trainer_alone_is_refused(built, rows,
     assert setting.removeprefix("num_train_") in refusal(trainer, FIRST, rows)
 
 
+def test_a_model_in_which_adding_an_adapter_was_broken_off_is_refused(workspace, rows, monkeypatch):
+    """PEFT would call it a second adapter, and train the embeddings too."""
+    from peft.tuners.lora import LoraModel
+
+    model, _ = models.load(max_seq_length=FIRST.max_seq_length)
+    place, calls = LoraModel._create_and_replace, []
+
+    def stop(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return place(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LoraModel, "_create_and_replace", stop)
+        training.add_adapter(model, FIRST)
+    with pytest.raises(CourseError, match="holds a part of one"):
+        training.add_adapter(model, FIRST)
+
+
+def test_a_trainer_that_would_train_the_base_model_too_is_refused(built, rows):
+    model, trainer = built
+    model.get_input_embeddings().weight.requires_grad = True
+    assert "weights of the base model too" in refusal(trainer, FIRST, rows)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -9,6 +9,10 @@ def adapter_config():
     assert config["r"] == run.record["choice"]["r"]
 
 
+def same_numbers():
+    assert numbers == run.record["trainable_parameters"]
+
+
 def first_word():
     assert not torch.equal(logits_off, logits_on)
 
