@@ -16,8 +16,10 @@ KIT = Path(__file__).parents[2]
 # at module level beside the standard library.
 HELPERS = {
     "errors": set(),
+    "arguments": set(),
     "settings": set(),
     "presets": set(),
+    "workspace": set(),
     "hints": set(),
     "network": set(),
     "locks": set(),
@@ -27,7 +29,6 @@ HELPERS = {
     "probes": {"torch"},
     "untouched": set(),
     "environment": set(),
-    "workspace": set(),
     "letters": set(),
     "shapes": set(),
     "reading": set(),
@@ -44,7 +45,7 @@ HELPERS = {
     "embedded": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
     "adapters": {"unsloth", "torch", "peft", "safetensors"},
-    "progress": {"unsloth", "transformers"},
+    "progress": {"unsloth", "torch", "transformers"},
     "asked": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},
@@ -53,8 +54,10 @@ HELPERS = {
 }
 STANDARD_LIBRARY_ONLY = [
     "errors",
+    "arguments",
     "settings",
     "presets",
+    "workspace",
     "hints",
     "network",
     "locks",
@@ -63,7 +66,6 @@ STANDARD_LIBRARY_ONLY = [
     "machine",
     "untouched",
     "environment",
-    "workspace",
     "letters",
     "shapes",
     "reading",
