@@ -114,12 +114,17 @@ def kept(path: Path, setting: str = next(iter(SETTINGS))) -> list[dict] | None:
 
 
 def run(setting: str, paths: list[Path], python: str) -> None:
-    """Run notebooks in a setting, two at a time, and keep their outputs; ends the program if a cell fails."""
+    """Run notebooks in a setting and keep their outputs; ends the program if a cell fails.
+
+    As many at once as there are cores for their threads: more would make each several times slower.
+    """
     code = {path: record.code_hash(path) for path in paths}
     command = [sys.executable, "-m", "pytest", "-p", "tests.notebooks.alone", "--nbval"]
     # With "=": pytest takes a path that stands alone for one of its arguments, and seeks its root there.
     command += [f"--outputs={OUT / setting}", f"--kernel-python={python}", "-p", "no:cacheprovider"]
-    command += ["--nbval-cell-timeout=1800", "-n", "2", "--dist=loadfile", "--no-loadscope-reorder"]
+    at_once = max(1, len(os.sched_getaffinity(0)) // int(SETTINGS[setting]["OMP_NUM_THREADS"]))
+    command += ["--nbval-cell-timeout=1800", "-n", str(at_once)]
+    command += ["--dist=loadfile", "--no-loadscope-reorder"]
     environment = {"COURSE_SIZE": "test", "HF_HUB_OFFLINE": "1", **SETTINGS[setting]}
     done = subprocess.run([*command, *paths], cwd=ROOT, env=os.environ | environment, check=False)
     if done.returncode:
