@@ -10,7 +10,6 @@ output yet.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -112,9 +111,10 @@ def _indent(text: str) -> str:
 
 
 def show_results(minutes: dict[str, float]) -> None:
-    """The closing table, if notebook 06 ran."""
-    if any(name.startswith("06") for name in minutes):
-        show(json.loads(workspace.path("results.json").read_text(encoding="utf-8")), minutes)
+    """The closing table, if notebook 06 ran and left its results in this workspace."""
+    results = workspace.read_json("results.json")
+    if results and any(name.startswith("06") for name in minutes):
+        show(results, minutes)
 
 
 def note_unsaved() -> None:

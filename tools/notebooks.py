@@ -78,6 +78,9 @@ BADGE = (
 )
 BADGE_PATTERN = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*/notebooks/([\w.]+)\)")
 IGNORE = "nbval-ignore-output"
+# Ids of the cells that all notebooks open with.
+OPENING = ("title", "set-up", "get-the-course", "install-what-is-missing")
+RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f-]{27})?|(?=.*[0-9A-Z_])[\w-]{12}|cell-\d+")
 
 
 def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
@@ -106,11 +109,22 @@ def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
     if name.startswith(NEED_GPU):
         metadata["accelerator"] = "GPU"
     notebook.metadata = nbformat.from_dict(metadata)
-    for number, cell in enumerate(notebook.cells):
-        # A name that somebody gave stays: the cell's check (tests/notebooks/checks) is found by it.
-        if re.fullmatch(r"cell-\d+|[0-9a-f-]{8,36}", cell.id):
-            cell.id = f"cell-{number:02d}"
+    name_cells(notebook)
     return notebook
+
+
+def name_cells(notebook: nbformat.NotebookNode) -> None:
+    """Give each cell an id in words. One that it has stays: its check (tests/notebooks/checks) is found by it."""
+    taken = [cell.id for cell in notebook.cells]
+    for cell in notebook.cells:
+        # What JupyterLab and Colab give: random letters and digits.
+        if cell.id in OPENING or not (RANDOM.fullmatch(cell.id) or taken.count(cell.id) > 1):
+            continue
+        words = re.findall(r"[a-z0-9]+", cell.source.lower())
+        name = "-".join(words[:4])[:30].strip("-") or "empty"
+        number = next(n for n in range(1, len(taken) + 2) if f"{name}-{n}" not in taken)
+        cell.id = name if name not in taken else f"{name}-{number}"
+        taken.append(cell.id)
 
 
 def _workspaces(notebook: nbformat.NotebookNode) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 KIT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(KIT / "tools"))
@@ -39,6 +40,30 @@ def run(monkeypatch):
 
 def test_the_course_has_its_eight_notebooks():
     assert [path.name[:2] for path in PATHS][:8] == [f"0{number}" for number in range(8)]
+
+
+def test_every_cell_has_an_id_in_words_of_its_own(notebook):
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", one) for one in ids)
+    assert not [one for one in ids if tool.RANDOM.fullmatch(one)]
+    assert set(ids) >= set(tool.OPENING) - {"set-up"}
+
+
+def test_a_new_cell_is_named_by_its_words_and_a_name_stays():
+    cells = [
+        new_markdown_cell("## What is **lost**?", id="1f2e3d4c"),
+        new_code_cell("print(1)", id="0aXb-9_cDdEf"),
+        new_code_cell("print(1)", id="cell-07"),
+        new_code_cell("print(1)", id="label-one-row"),
+        new_code_cell("", id="9d3c2a1b-0000-4000-8000-123456789abc"),
+    ]
+    notebook = new_notebook(cells=cells)
+    tool.name_cells(notebook)
+    named = ["what-is-lost", "print-1", "print-1-1", "label-one-row", "empty"]
+    assert [cell.id for cell in notebook.cells] == named
+    tool.name_cells(notebook)
+    assert [cell.id for cell in notebook.cells] == named
 
 
 def test_badges_opening_cells_and_metadata_agree_with_one_release(run):

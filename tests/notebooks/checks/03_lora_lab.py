@@ -1,12 +1,36 @@
 """What the cells of 03_lora_lab must have produced; their names are this file's globals."""
 
 
+def _unsloth_first():
+    """Modules stand in the order in which they were ready."""
+    import sys
+
+    loaded = [name.partition(".")[0] for name in list(sys.modules)]
+    assert loaded.index("unsloth") < loaded.index("transformers")
+
+
 def full_fine_tuning():
+    _unsloth_first()
     assert needed > 2 * presets.T4_MEMORY_GIB
+
+
+def load_small_model():
+    assert lora.count_parameters(base).total == lora.base_parameters(presets.EMBEDDED)
+    assert not any("lora_" in name for name, _ in base.named_parameters())
 
 
 def beside_or_merged():
     assert torch.allclose(beside, merged, atol=1e-3)
+
+
+def add_the_adapter():
+    settings = model.peft_config["default"]
+    assert (settings.r, settings.lora_alpha) == (r, alpha)
+    assert set(settings.target_modules) == set(presets.PROJECTIONS)
+    assert lora.count_parameters(model).trainable == lora.adapter_parameters(presets.EMBEDDED, r)
+    starts = {m: [p for n, p in model.named_parameters() if m in n] for m in ("lora_A", "lora_B")}
+    assert all(one.any() for one in starts["lora_A"])
+    assert not any(one.any() for one in starts["lora_B"])
 
 
 def trained_parameters():
@@ -55,6 +79,13 @@ def share_of_memory():
         assert (e.adapter + e.gradients + e.optimizer) / e.total > 5 * of_parameters
 
 
+def prepare_the_timing():
+    for rank in (4, 64):
+        sizes = [p.numel() for name, p in model.named_parameters() if f".r{rank}." in name]
+        assert sum(sizes) == lora.adapter_parameters(presets.EMBEDDED, rank)
+    assert row["input_ids"].shape == row["attention_mask"].shape and len(row["input_ids"]) == 1
+
+
 def step_times():
     assert min(middle.values()) > 0
 
@@ -69,6 +100,13 @@ def alpha_buttons():
 
 def slider_code():
     assert "r=8,  # the homework: 16" in tour.code()
+
+
+def your_sliders():
+    start = workspace.earlier_choice() or presets.Choice()
+    assert (sliders.choice, sliders.r.value) == (start, start.r)
+    assert sliders.alpha.value == start.lora_alpha
+    assert f"r = {start.r}, lora_alpha = {start.lora_alpha:g}" in sliders.text()
 
 
 def use_this():

@@ -1,7 +1,21 @@
 """What the cells of 06_evaluate must have produced; their names are this file's globals."""
 
 
+def _unsloth_first():
+    """Modules stand in the order in which they were ready."""
+    import sys
+
+    loaded = [name.partition(".")[0] for name in list(sys.modules)]
+    assert loaded.index("unsloth") < loaded.index("transformers")
+
+
+def _figure():
+    """What the cell showed as its value."""
+    return Out[len(In) - 1]
+
+
 def the_run():
+    _unsloth_first()
     assert run.record["status"] == "finished"
 
 
@@ -32,6 +46,13 @@ def chrf_scores():
 
 def labels_in_answers():
     assert all(labels(reference) for reference in references)
+
+
+def before_and_after():
+    pairs = [(loss_before, loss_after), (chrf_before, chrf_after)]
+    for axes, pair in zip(_figure().axes, pairs, strict=True):
+        means = [bar.lines[0].get_ydata()[0] for bar in axes.containers]
+        assert means == [measured.mean for measured in pair]
 
 
 def side_by_side():
@@ -67,6 +88,17 @@ def test_set_spellings():
 def homework_files():
     assert list(written) == test_set["id"]
     assert all(len(entry["output"]) == 1 for entry in written.values())
+
+
+def keep_the_results():
+    kept = workspace.read_json("results.json")
+    assert kept == json.loads(json.dumps(results))
+    assert kept["run"] == run.folder.name and len(kept["examples"]) == 2
+    for name in ("loss", "chrf"):
+        before, after, change = (
+            kept[f"{name}_{part}"]["mean"] for part in ("before", "after", "change")
+        )
+        assert abs(after - before - change) < 1e-6
 
 
 def preamble_cost():

@@ -1,6 +1,63 @@
 """What the cells of 07_inside_the_adapter must have produced; their names are this file's globals."""
 
 
+def _unsloth_first():
+    """Modules stand in the order in which they were ready."""
+    import sys
+
+    loaded = [name.partition(".")[0] for name in list(sys.modules)]
+    assert loaded.index("unsloth") < loaded.index("transformers")
+
+
+def _figure():
+    """What the cell showed as its value."""
+    return Out[len(In) - 1]
+
+
+def _drawn(axes):
+    """Label of each line, and its points."""
+    return {
+        line.get_label(): list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+        for line in axes.lines
+    }
+
+
+def _map(axes):
+    """The numbers of a heat map, NaN where it is empty."""
+    import numpy as np
+
+    return np.ma.filled(axes.images[0].get_array(), np.nan)
+
+
+def _same(shown, grid):
+    """Equal, also where there is no number."""
+    import numpy as np
+
+    return np.array_equal(shown, np.array(grid), equal_nan=True)
+
+
+def the_run():
+    _unsloth_first()
+    assert run.record["status"] == "finished"
+    assert list(conversations["id"]) == run.record["ids"]
+    assert (r, alpha) == (run.record["choice"]["r"], run.record["choice"]["lora_alpha"])
+    divisor = r**0.5 if choice.use_rslora else r
+    assert abs(scale * divisor - alpha) < 1e-9 * alpha
+
+
+def train_the_relatives():
+    assert set(same_scale) == set(same_alpha) == set(ranks)
+    plain, own = {"use_rslora": False}, choice.to_dict()
+    for rank in ranks:
+        lower = own | plain | {"r": rank}
+        assert same_scale[rank].record["choice"] == lower | {"lora_alpha": scale * rank}
+        assert same_alpha[rank].record["choice"] == lower | {"lora_alpha": scale * r}
+    assert louder.record["choice"] == own | {"lora_alpha": 4 * alpha}
+    assert shuffled.record["choice"] == own and shuffled.record["data"] != run.record["data"]
+    # Relatives do not take the place of the student's own.
+    assert runs.latest().folder.name == run.folder.name
+
+
 def relatives_of_the_run():
     assert shuffled.record["trainable_parameters"] == run.record["trainable_parameters"]
 
@@ -9,5 +66,80 @@ def factors_of_the_run():
     assert first.a.shape[0] == first.b.shape[1] == r
 
 
+def base_and_yours():
+    assert len(heldout) == size.heldout // 2
+    assert base_loss > 0 and your_loss > 0 and your_loss != base_loss
+
+
+def alpha_dial():
+    assert dial.losses == losses and dial.trained == {4: trained_louder}
+    assert len(answers) == len(losses) and losses[dial.slider.index][0] == 1
+    assert f"held-out loss {losses[3][1]:.2f}" in dial.text()
+    # The model holds the louder adapter.
+    assert abs(lora.layers(model)[name].scaling["default"] - 4 * scale) < 1e-6 * scale
+    assert trained_louder > 0
+
+
+def alpha_curve():
+    assert _drawn(_figure().axes[0]) == points
+
+
+def count_directions():
+    for counted in directions.values():
+        assert set(counted) == set(yours)
+        assert min(counted.values()) >= 0 and 1 <= max(counted.values()) <= r
+    # Behind the maps' axes stand those of the colour bar.
+    maps = _figure().axes[: len(grids)]
+    assert [axes.get_title() for axes in maps] == list(grids)
+    assert all(_same(_map(axes), grids[axes.get_title()]) for axes in maps)
+
+
+def share_by_directions():
+    assert _drawn(_figure().axes[0]) == shares
+    for line in shares.values():
+        values = [share for _, share in line]
+        assert len(values) <= r and 0 < values[-1] < 1 + 1e-6
+        # Each direction adds to the share, but for rounding.
+        assert all(b > a - 1e-6 for a, b in zip([0, *values], values, strict=False))
+
+
+def loss_of_shuffled():
+    assert noise_loss > 0 and noise_loss not in (base_loss, your_loss)
+
+
+def rank_curve():
+    assert _drawn(_figure().axes[0]) == lines
+    assert all(line[-1][0] == r for line in lines.values())
+
+
+def change_beside_weight():
+    assert set(changes) == set(yours)
+    assert 0 <= changes[smallest] <= changes[largest] == max(changes.values())
+    assert changes[largest] > 0
+    assert _same(_map(_figure().axes[0]), lens.grid(changes))
+
+
+def rounding_errors():
+    assert weight.shape == change.shape == wanted.shape
+    errors = [float((kept - wanted).norm()) for kept in stored.values()]
+    four_bits, bfloat16, float16 = errors
+    assert four_bits > bfloat16 > float16 > 0
+
+
+def merge_in_4_bits():
+    assert merged_loss > 0
+    # The weights are back, and so is the adapter.
+    assert abs(heldout_loss() - your_loss) < 0.01
+
+
 def minus_alpha():
     assert minus_loss > your_loss
+
+
+def without_one_part():
+    assert list(without) == list(parts) and min(without.values()) > 0
+    for part, names in parts.items():
+        # A part that was not trained is not missed.
+        assert without[part] != your_loss or not any(n.endswith(names) for n in yours)
+    together = sum(f.a.numel() + f.b.numel() for f in yours.values())
+    assert together == run.record["trainable_parameters"]
