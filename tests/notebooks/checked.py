@@ -11,6 +11,7 @@ from pathlib import Path
 from nbval.plugin import IPyNbCell, NbCellError
 
 CHECKS = Path(__file__).resolve().parent / "checks"
+SHARED = Path(__file__).resolve().parent / "shared.py"
 # Runs in the kernel, in one expression: no name of its own stays there.
 IN_KERNEL = """
 (lambda source, name, names, random, torch: (
@@ -22,13 +23,14 @@ IN_KERNEL = """
 
 
 def checks(notebook: Path) -> dict[str, str]:
-    """The checks of a notebook: ``{function: source of their file}``."""
+    """The checks of a notebook: ``{function: source of their file, behind what all share}``."""
     file = CHECKS / f"{notebook.stem}.py"
     if not file.exists():
         return {}
     source = file.read_text(encoding="utf-8")
     functions = [one.name for one in ast.parse(source).body if isinstance(one, ast.FunctionDef)]
-    return dict.fromkeys((name for name in functions if not name.startswith("_")), source)
+    whole = f"{SHARED.read_text(encoding='utf-8')}\n{source}"
+    return dict.fromkeys((name for name in functions if not name.startswith("_")), whole)
 
 
 def name_of(cell) -> str:

@@ -1,14 +1,6 @@
 """What the cells of 00_quickstart must have produced; their names are this file's globals."""
 
 
-def _unsloth_first():
-    """Modules stand in the order in which they were ready."""
-    import sys
-
-    loaded = [name.partition(".")[0] for name in list(sys.modules)]
-    assert loaded.index("unsloth") < loaded.index("transformers")
-
-
 def load_the_model():
     _unsloth_first()
     # In 4 bits a byte holds two numbers.

@@ -1,14 +1,6 @@
 """What the cells of 02_load_in_4bit must have produced; their names are this file's globals."""
 
 
-def _unsloth_first():
-    """Modules stand in the order in which they were ready."""
-    import sys
-
-    loaded = [name.partition(".")[0] for name in list(sys.modules)]
-    assert loaded.index("unsloth") < loaded.index("transformers")
-
-
 def load_in_4_bits():
     _unsloth_first()
     packed = model.model.layers[0].mlp.up_proj.weight

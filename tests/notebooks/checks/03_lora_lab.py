@@ -1,14 +1,6 @@
 """What the cells of 03_lora_lab must have produced; their names are this file's globals."""
 
 
-def _unsloth_first():
-    """Modules stand in the order in which they were ready."""
-    import sys
-
-    loaded = [name.partition(".")[0] for name in list(sys.modules)]
-    assert loaded.index("unsloth") < loaded.index("transformers")
-
-
 def full_fine_tuning():
     _unsloth_first()
     assert needed > 2 * presets.T4_MEMORY_GIB

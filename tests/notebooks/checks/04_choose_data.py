@@ -1,14 +1,6 @@
 """What the cells of 04_choose_data must have produced; their names are this file's globals."""
 
 
-def _unsloth_first():
-    """Modules stand in the order in which they were ready."""
-    import sys
-
-    loaded = [name.partition(".")[0] for name in list(sys.modules)]
-    assert loaded.index("unsloth") < loaded.index("transformers")
-
-
 def import_the_helpers():
     _unsloth_first()
     ours = {"models", "data", "evaluation", "plots", "presets", "selection", "workspace"}

@@ -1,19 +1,6 @@
 """What the cells of 05_train must have produced; their names are this file's globals."""
 
 
-def _unsloth_first():
-    """Modules stand in the order in which they were ready."""
-    import sys
-
-    loaded = [name.partition(".")[0] for name in list(sys.modules)]
-    assert loaded.index("unsloth") < loaded.index("transformers")
-
-
-def _figure():
-    """What the cell showed as its value."""
-    return Out[len(In) - 1]
-
-
 def choice_and_selection():
     _unsloth_first()
     kept = workspace.saved_choice() or presets.Choice()
