@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from helpers import presets
+from helpers import lora, memory, presets
 from helpers.errors import CourseError
 from helpers.presets import Choice
 
@@ -28,8 +28,8 @@ def add_adapter(model, choice: Choice):
     keeps the old one on a CPU, whatever is asked, and on a GPU it goes on from the trained one or stops.)
 
     Raises:
-        CourseError: the base of a model with an adapter was given, instead of what this function returned; or adding
-            one was broken off before.
+        CourseError: the base of a model with an adapter was given, instead of what this function returned; adding
+            one was broken off before; or the adapter alone does not fit into the memory.
     """
     if isinstance(model, PeftModel):
         model = _without_adapter(model)
@@ -41,6 +41,7 @@ def add_adapter(model, choice: Choice):
             "A second adapter would be trained on top of the first. A part is left where adding one was stopped.",
             "Run the cell that loads the model again, then this one.",
         )
+    _need_memory(model, choice)
     return FastLanguageModel.get_peft_model(
         model,
         r=choice.r,
@@ -53,6 +54,21 @@ def add_adapter(model, choice: Choice):
         use_rslora=choice.use_rslora,
         loftq_config=None,
     )
+
+
+def _need_memory(model, choice: Choice) -> None:
+    """CourseError unless the adapter, in float32, fits into the memory that is free."""
+    import psutil  # comes with accelerate
+
+    cuda = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+    needed = 4 * lora.adapter_parameters(model.config, choice.r, choice.target_modules)
+    if needed > free:
+        raise CourseError(
+            f"An adapter with r = {choice.r} takes {needed / memory.GIB:.1f} GiB, and {free / memory.GIB:.1f} GiB are free.",
+            "Each unit of rank adds a row to A and a column to B, in every adapted layer. 4 to 64 are common.",
+            "Choose a smaller r, then run this cell again.",
+        )
 
 
 def _without_adapter(model):

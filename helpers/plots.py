@@ -109,6 +109,25 @@ def memory_svg(parts: Mapping[str, float], limit: float, caption: str) -> str:
     )
 
 
+def memory_bar(parts: Mapping[str, float], limit: float, caption: str, text: str = "") -> Figure:
+    """The same bar as a figure, for where no sliders run; ``text`` stands below it."""
+    lines = text.count("\n") + 1 if text else 0
+    figure, axes = _figure(height=1.8 + 0.2 * lines)
+    left = 0.0
+    for name, gib in parts.items():
+        colour = PARTS.get(name, GREY)
+        axes.barh(0, gib, left=left, height=0.5, color=colour, label=f"{name} {gib:.2f}")
+        left += gib
+    axes.axvline(limit, color="black", linestyle="--", linewidth=1.5)
+    axes.text(limit, 0.3, f"a T4 has {limit} GiB ", ha="right", va="bottom", fontsize=9)
+    axes.set(title=f"{caption}: {left:.2f}", yticks=[], ylim=(-0.3, 0.6))
+    axes.spines["left"].set_visible(False)
+    axes.legend(frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, -0.25), fontsize=9)
+    if text:
+        figure.supxlabel(text, x=0.02, ha="left", family="monospace", fontsize=9)
+    return figure
+
+
 def levels(values: Sequence[float], weights: Sequence[float]) -> Figure:
     """The 16 values that NF4 can store, over a histogram of scaled weights (both from −1 to 1)."""
     figure, axes = _figure()

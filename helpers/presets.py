@@ -242,7 +242,7 @@ class Size:
 
 SIZES = {
     "full": Size(MAX_CONVERSATIONS, float("inf"), 64, 150, 100, 8, (1,)),
-    "test": Size(24, 1, 12, 4, 24, 2, (1,)),
+    "test": Size(16, 1, 10, 4, 24, 2, (1,)),
 }
 
 

@@ -1,13 +1,20 @@
 """Sliders over the course's functions; no arithmetic of its own. Works on ipywidgets 7.7 and 8.1."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from html import escape
+from typing import TYPE_CHECKING
 
 import ipywidgets as w
+from IPython.core.pylabtools import print_figure
+from IPython.display import display
 
 from helpers import lab, lora, plots, presets, runs, workspace
 from helpers.errors import CourseError
 from helpers.presets import PROJECTIONS, Choice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RANKS = tuple(2**n for n in range(9))
 ALPHAS = (*RANKS, 512)
@@ -29,6 +36,34 @@ _LABEL = {"description_width": "112px"}
 _SLIDER = {"readout": False, "layout": {"width": "240px"}}
 _WRAP = {"flex_flow": "row wrap"}
 _WIDE = {"width": "100%", "max_width": "430px"}
+
+
+class WithStill(w.VBox):
+    """Widgets in a column that leave a still picture in a saved notebook: GitHub shows no widgets.
+
+    A front end takes the widget where it can. Whoever has neither gets the text.
+
+    Args:
+        rows: the widgets.
+        text: what they show, as plain text.
+        still: draws what they show now.
+    """
+
+    def __init__(
+        self, rows: list[w.Widget], text: Callable[[], str], still: "Callable[[], Figure]"
+    ):
+        super().__init__(rows)
+        self.text, self.still = text, still
+
+    def _ipython_display_(self, **_kwargs) -> None:
+        # The way that both 7.7 and 8.1 know; 8.1's own way cannot hold a picture.
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        shown = {
+            "text/plain": self.text(),
+            "image/png": print_figure(self.still(), base64=True),
+            "application/vnd.jupyter.widget-view+json": view,
+        }
+        display(shown, raw=True)
 
 
 class Knob:
@@ -163,7 +198,7 @@ class LoraSliders:
         """The widget to put at the end of a cell."""
         buttons = w.HBox([self.same, self.twice, self.pin, self.use], layout=w.Layout(**_WRAP))
         rows = [getattr(control, "row", control) for control in self._controls()]
-        return w.VBox([*rows, buttons, self.message, self.readout])
+        return WithStill([*rows, buttons, self.message, self.readout], self.text, self.still)
 
     def text(self) -> str:
         """The readouts as plain text: for readers without widgets, and for tests."""
@@ -171,10 +206,11 @@ class LoraSliders:
 
     def picture(self) -> str:
         """The memory bar as SVG."""
-        e = self.plan.estimate
-        parts = {name: getattr(e, name) for name in plots.PARTS}
-        caption = f"{self.model.value} while training, in GiB"
-        return plots.memory_svg(parts, presets.T4_MEMORY_GIB, caption)
+        return plots.memory_svg(*self._memory())
+
+    def still(self) -> "Figure":
+        """The memory bar and the readouts as a figure."""
+        return plots.memory_bar(*self._memory(), self.text())
 
     def code(self) -> str:
         """The calls that train this choice; what differs from the homework's is marked."""
@@ -192,6 +228,11 @@ class LoraSliders:
 
     def _planned(self, choice: Choice) -> lab.Plan:
         return lab.plan(choice, self.models[self.model.value])
+
+    def _memory(self) -> tuple[dict[str, float], float, str]:
+        """The parts in GiB, the T4's limit, and the caption of the bar."""
+        parts = {name: getattr(self.plan.estimate, name) for name in plots.PARTS}
+        return parts, presets.T4_MEMORY_GIB, f"{self.model.value} while training, in GiB"
 
     def _set_alpha(self, times: int) -> None:
         self.alpha.value = times * self.r.value
@@ -286,7 +327,13 @@ class AlphaDial:
     def show(self) -> w.Widget:
         """The widget to put at the end of a cell."""
         row = w.HBox([self.field, self.slider], layout=w.Layout(**_WRAP))
-        return w.VBox([row, self.readout])
+        return WithStill([row, self.readout], self.text, self.still)
+
+    def still(self) -> "Figure":
+        """The curve as a figure."""
+        single = {name: [point] for name, point in self._others().items()}
+        series = {"one adapter, alpha turned": self.losses, **single}
+        return plots.curves(series, "factor on alpha", "held-out loss, nats a token")
 
     def text(self) -> str:
         """What the slider shows, as plain text."""
@@ -301,9 +348,12 @@ class AlphaDial:
         return "\n".join([*lines, "", self.question, "", self.answers[self.slider.index]])
 
     def _draw(self) -> None:
-        others = {f"trained at {f * self.alpha:g}": (f, y) for f, y in self.trained.items()}
-        picture = plots.dial_svg(self.losses, self.slider.index, others)
+        picture = plots.dial_svg(self.losses, self.slider.index, self._others())
         self.readout.value = f"{picture}{_PRE}{escape(self.text())}</pre>"
+
+    def _others(self) -> dict[str, tuple[float, float]]:
+        """The points beside the curve, with their names."""
+        return {f"trained at {f * self.alpha:g}": (f, y) for f, y in self.trained.items()}
 
 
 def _measured_rates(models: dict) -> dict[str, float]:

@@ -27,6 +27,7 @@ NEED_GPU = ("00", "01", "02", "05", "06", "07")
 
 # GitHub allows no underscore in an owner's name: until a release names one, nobody can serve code from there.
 PLACEHOLDER = "_owner_/lora-course"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 REPO = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 REF = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)
 
@@ -100,6 +101,7 @@ def clean(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
                 output.text = _without_paths(output.text, places)
             if "text/plain" in output.get("data", {}):
                 output.data["text/plain"] = _without_paths(output.data["text/plain"], places)
+            output.get("data", {}).pop(WIDGET, None)
             if "execution_count" in output:
                 output.execution_count = None
             output.pop("metadata", None) if output.output_type == "stream" else None
@@ -156,8 +158,9 @@ def _without_paths(text: str, places: list[str]) -> str:
 def _is_noise(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream":
         return output.name == "stderr"
-    # GitHub and nbval show no widgets; a progress bar of tqdm is one.
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    # GitHub and nbval show no widgets. The course's leave a still picture; a progress bar of tqdm does not.
+    data = output.get("data", {})
+    return WIDGET in data and "image/png" not in data
 
 
 def point_at(notebook: nbformat.NotebookNode, name: str, repo: str, ref: str) -> None:

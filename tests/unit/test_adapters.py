@@ -88,6 +88,14 @@ def test_an_adapter_from_a_folder_is_replaced_too(trained):
     assert not adapters.is_trained(model) and not adapters.holds(model, trained.run.folder)
 
 
+def test_an_adapter_that_cannot_fit_is_refused_before_anything_is_made(workspace):
+    model, _ = models.load(max_seq_length=512)
+    with pytest.raises(CourseError, match="An adapter with r = 1000000000 takes") as caught:
+        training.add_adapter(model, replace(FIRST, r=10**9))
+    assert "Choose a smaller r" in str(caught.value)
+    assert training.add_adapter(model, FIRST).peft_config["default"].r == FIRST.r
+
+
 def test_the_base_of_a_model_with_an_adapter_gets_no_second_one(tiny_llama):
     base, _ = models.load(max_seq_length=512)
     training.add_adapter(base, FIRST)

@@ -50,7 +50,7 @@ HELPERS = {
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},
     "plots": {"matplotlib", "numpy"},
-    "widgets": {"ipywidgets"},
+    "widgets": {"ipywidgets", "IPython"},
 }
 STANDARD_LIBRARY_ONLY = [
     "errors",

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rows import TRAINING_ROW, conversation, dataset, refusal, short_rows, write
 
-from helpers import data, selection
+from helpers import data, presets, selection
 from helpers.runs import Run
 
 few = settings(max_examples=25)
@@ -324,7 +324,7 @@ def test_the_test_size_takes_fewer_from_the_whole_selection(workspace, pool_file
     pool = data.load_conversations(pool_file)
     selection.save_selection(pool.select(range(100)), pool_file)
     numbers = [int(row_id[1:]) for row_id in selection.load_selection()["id"]]
-    assert len(numbers) == 24
+    assert len(numbers) == presets.SIZES["test"].conversations
     assert numbers == sorted(set(numbers))
     assert numbers[0] == 0
     assert numbers[-1] > 90

@@ -1,18 +1,29 @@
 """The sliders: moving one changes the numbers and the picture, and the button keeps the choice."""
 
+import base64
 import re
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import ipywidgets
+import nbformat
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers import lab, lora, memory
+from helpers import lab, lora, memory, plots, presets
 from helpers.errors import CourseError
 from helpers.presets import Choice
 from helpers.widgets import EPOCHS, MODULES, RANKS, AlphaDial, Knob, LoraSliders
 from helpers.workspace import load_choice
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import course
+
+import notebooks
+
+VIEW = notebooks.WIDGET
 
 
 @pytest.fixture(autouse=True)
@@ -347,3 +358,47 @@ def test_the_dial_starts_as_trained_and_shows_what_belongs_to_each_factor():
     assert dial.field.description == "alpha × …"
     dial.field.index = 1
     assert dial.slider.value == 0.5 and dial.text().endswith("half")
+
+
+# ------------------------------------------------------------------------------------ still pictures
+SHOWN = """\
+import sys
+sys.path.insert(0, "..")
+from helpers.widgets import AlphaDial, LoraSliders
+LoraSliders().show()
+# cell
+AlphaDial(16, [(0, 3.3), (1, 2.2)], "Why?", ["base", "one"], {1: 2.25}).show()
+"""
+
+
+def test_a_saved_notebook_keeps_a_still_picture_of_the_widgets_and_their_text():
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in SHOWN.split("# cell\n")]
+    course.client_for(notebook, timeout=120).execute()
+    for (live,), text in zip(
+        [cell.outputs for cell in notebook.cells], ("39,976,960", "as trained"), strict=True
+    ):
+        assert VIEW in live.data and text in live.data["text/plain"]
+    notebooks.clean(notebook, "03_lora_lab.ipynb")
+    for cell in notebook.cells:
+        (kept,) = cell.outputs
+        assert {*kept.data} == {"image/png", "text/plain"}
+        assert base64.b64decode(kept.data["image/png"]).startswith(b"\x89PNG")
+
+
+def test_the_still_pictures_show_the_numbers_that_the_widgets_show():
+    sliders = LoraSliders()
+    sliders.r.value = 64
+    axes = sliders.still().axes[0]
+    widths = {
+        label: bar[0].get_width()
+        for label, bar in zip(axes.get_legend_handles_labels()[1], axes.containers, strict=True)
+    }
+    parts = {name: getattr(sliders.plan.estimate, name) for name in plots.PARTS}
+    assert widths == {f"{name} {gib:.2f}": pytest.approx(gib) for name, gib in parts.items()}
+    assert axes.lines[0].get_xdata()[0] == presets.T4_MEMORY_GIB
+    assert sliders.still().get_supxlabel() == sliders.text()
+    dial = AlphaDial(16, [(0, 3.3), (1, 2.2), (4, 2.9)], "Why?", ["a", "b", "c"], {4: 2.25})
+    curve, single = dial.still().axes[0].lines
+    assert list(zip(*curve.get_data(), strict=True)) == dial.losses
+    assert list(zip(*single.get_data(), strict=True)) == [(4, 2.25)]

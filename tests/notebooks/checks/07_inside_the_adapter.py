@@ -67,10 +67,6 @@ def alpha_dial():
     assert trained_louder > 0
 
 
-def alpha_curve():
-    assert _drawn(_figure().axes[0]) == points
-
-
 def count_directions():
     for counted in directions.values():
         assert set(counted) == set(yours)
