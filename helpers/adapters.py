@@ -17,6 +17,9 @@ from helpers import lora, memory, presets
 from helpers.errors import CourseError
 from helpers.presets import Choice
 
+DIVERGED = (
+    "The adapter holds numbers that are infinite or none at all (NaN): the training diverged."
+)
 # What adapter_config.json and a choice both hold, by the same names.
 SETTINGS = ("r", "lora_alpha", "lora_dropout", "use_rslora")
 
@@ -131,7 +134,7 @@ def fault(model) -> str:
     """What is wrong with the numbers of a trained adapter, in a sentence; empty where nothing is."""
     numbers = list(_numbers(model).values())
     if not all(bool(torch.isfinite(one).all()) for one in numbers):
-        return "The adapter holds numbers that are infinite or none at all (NaN): the training diverged."
+        return DIVERGED
     return "" if is_trained(model) else "The adapter is as it was before: no update changed it."
 
 
@@ -141,10 +144,14 @@ def holds(model, folder: Path) -> bool:
     return (
         bool(saved)
         and here.keys() == saved.keys()
-        and all(
-            torch.equal(here[name].detach().cpu().float(), saved[name].float()) for name in saved
-        )
+        and all(map(_same, here.values(), map(saved.get, here)))
     )
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal to the last bit; NaN, which a diverged training leaves, counts as equal to NaN."""
+    one, other = one.detach().cpu().float(), other.float()
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def put_back(model, folder: Path) -> None:

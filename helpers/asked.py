@@ -19,6 +19,11 @@ FIXED = (
         "warmup_steps",
         "max_steps",
         "label_smoothing_factor",
+        "data_seed",
+        "dataloader_drop_last",
+        "ignore_data_skip",
+        "logging_strategy",
+        "logging_steps",
     ),
     *(
         "train_sampling_strategy",
@@ -76,6 +81,10 @@ def check_trainer(
     built_from = getattr(trainer, "prepared_rows", None)
     if built_from != rows.to_list() if built_from else len(trainer.train_dataset) != len(rows):
         wrong.append("its rows are not those of these conversations")
+    if folder.parent != workspace.path("runs").absolute():
+        wrong.append(
+            f"its folder {folder} is not in {workspace.path('runs')}, where runs are found"
+        )
     name = re.escape(runs.name_of(choice))
     if re.match(r"r\d+-alpha", folder.name) and not re.fullmatch(rf"{name}(-\d+)?", folder.name):
         wrong.append(f"its folder is {folder.name}")
@@ -144,11 +153,12 @@ def check_model(model, run: runs.Run) -> None:
 
     Args:
         model: a model in this session.
-        run: what `training.train` returned.
+        run: what `training.train` or `training.finished_run` returned.
     """
     if not adapters.holds(model, run.folder):
         raise CourseError(
             f"The model in this session does not hold the adapter of the run {run.folder.name}.",
-            "The model or its adapter was made anew after that training, or the run's folder was deleted.",
-            f"Train again: {FROM_THE_ADAPTER_ON}",
+            "The model or its adapter was made anew since, another run is the latest by now, or the folder was deleted.",
+            "Load the run's adapter again where models.load(run.folder) stands, and go on from there; or train again. "
+            + FROM_THE_ADAPTER_ON,
         )

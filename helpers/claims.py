@@ -66,10 +66,6 @@ def claim(folder: Path) -> Iterator[threading.Event]:
     refuse(folder)
     mine = _this_process() | {"since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
     file, ended, lost = folder / NAME, threading.Event(), threading.Event()
-    workspace.write_json(file, mine | {"beat": time.time()})
-    # Two that begin in the same moment: the last one to write has the folder.
-    time.sleep(0.1)
-    refuse(folder)
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
@@ -81,12 +77,17 @@ def claim(folder: Path) -> Iterator[threading.Event]:
                 workspace.write_json(file, mine | {"beat": time.time()})
 
     thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
+        workspace.write_json(file, mine | {"beat": time.time()})
+        # Two that begin in the same moment: the last one to write has the folder.
+        time.sleep(0.1)
+        refuse(folder)
+        thread.start()
         yield lost
     finally:
         ended.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
         if holder(folder) is None:
             with contextlib.suppress(OSError):
                 file.unlink()

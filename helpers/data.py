@@ -1,5 +1,6 @@
 """Read and check conversations, and turn them into rows for TRL."""
 
+import contextlib
 import subprocess
 import tempfile
 from collections import Counter
@@ -122,7 +123,7 @@ def _report(source: str, count: int, refused: dict[str, list[int]], unread: Coun
 
 # ---------------------------------------------------------------------------------- where data lies
 def fetch_homework() -> Path:
-    """Fetch the homework's repository into the workspace, once; return its folder.
+    """Fetch the homework's repository into the workspace, once, or put its files right there; return its folder.
 
     It holds the pool of 52,002 conversations, as ``fastchat_alpaca_52k.json`` and as a saved-dataset folder
     ``fastchat_alpaca_52k``, and the test set. They are for the student's own use: Alpaca's licence forbids
@@ -130,28 +131,50 @@ def fetch_homework() -> Path:
     """
     folder = workspace.path("homework")
     if folder.exists():
+        # Puts right what was damaged or deleted there; needs no network.
+        mend = [
+            "git",
+            "-C",
+            str(folder),
+            "checkout",
+            "--quiet",
+            "--force",
+            HOMEWORK_COMMIT,
+            "--",
+            ".",
+        ]
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(mend, capture_output=True, check=False)
         return folder
     workspace.need_space(0.2, "the homework's data")
-    with tempfile.TemporaryDirectory(dir=workspace.root()) as scratch:
-        clone = Path(scratch) / "clone"
-        for step in (
-            ["git", "clone", "--quiet", HOMEWORK_REPO, str(clone)],
-            ["git", "-C", str(clone), "checkout", "--quiet", HOMEWORK_COMMIT],
-        ):
-            try:
-                done = subprocess.run(step, capture_output=True, text=True, check=False)
-                failed, said = done.returncode != 0, done.stderr.strip()
-            except FileNotFoundError:
-                failed, said = True, "there is no program called git on this machine"
-            if failed:
-                reason = (said.splitlines() or ["no reason given"])[-1]
-                raise CourseError(
-                    f"The homework's data could not be fetched: {reason}",
-                    "This needs git, and a network that reaches GitHub.",
-                    "Try again later, or go on with the course's own conversations.",
-                )
-        clone.replace(folder)
+    try:
+        scratch = tempfile.TemporaryDirectory(dir=workspace.root())
+    except OSError as error:
+        raise workspace.cannot_make(folder, error) from error
+    with scratch:
+        _clone_homework(Path(scratch.name) / "clone").replace(folder)
     return folder
+
+
+def _clone_homework(clone: Path) -> Path:
+    """The homework's repository at its commit, in a folder that is not there yet."""
+    for step in (
+        ["git", "clone", "--quiet", HOMEWORK_REPO, str(clone)],
+        ["git", "-C", str(clone), "checkout", "--quiet", HOMEWORK_COMMIT],
+    ):
+        try:
+            done = subprocess.run(step, capture_output=True, text=True, check=False)
+            failed, said = done.returncode != 0, done.stderr.strip()
+        except FileNotFoundError:
+            failed, said = True, "there is no program called git on this machine"
+        if failed:
+            reason = (said.splitlines() or ["no reason given"])[-1]
+            raise CourseError(
+                f"The homework's data could not be fetched: {reason}",
+                "This needs git, and a network that reaches GitHub.",
+                "Try again later, or go on with the course's own conversations.",
+            )
+    return clone
 
 
 def pool_path() -> Path:
@@ -271,6 +294,8 @@ def check_template(rows: "Dataset", tokenizer) -> None:
 
 def questions(rows: Iterable[dict]) -> list[list[dict]]:
     """The messages up to the last question of each row, ready for a chat template."""
+    if isinstance(rows, dict):  # a slice of a dataset
+        need_rows(rows)
     prompts = []
     for row in rows:
         messages = list(row["conversations"])

@@ -13,6 +13,7 @@ import platform
 import re
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from helpers import (
     hints,
@@ -183,6 +184,19 @@ def _mend(one: locks.Unmet) -> str:
     return f"python -m pip install {' '.join(wanted)}"
 
 
+def _need_these_helpers() -> None:
+    """CourseError where the first cell has found another copy of the course since these helpers were loaded."""
+    kit = Path(__file__).resolve().parents[1]
+    found = (Path(place) for place in sys.path if (Path(place) / "helpers/presets.py").is_file())
+    now = next(found, kit).resolve()
+    if now != kit:
+        raise CourseError(
+            f"This session works with the course in {kit}, and the first cell has now found {now}.",
+            "Python keeps what it has loaded.",
+            "Restart the session (menu Runtime > Restart session), then run the cells from the top.",
+        )
+
+
 def install() -> None:
     """Install what differs from the pins, and nothing else; then say which model this machine will use.
 
@@ -195,8 +209,9 @@ def install() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Unsloth reports each load to its makers unless told not to.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    _need_these_helpers()
     installation.ask_for_restart()
-    declined = settings.text("COURSE_INSTALL") == "0"
+    declined = settings.text("COURSE_INSTALL").lower() in ("0", "no", "false", "off")
     if not declined:
         locks.need_python(platform.python_version())
         untouched.need()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 # Rows answered at once; halved by itself when the memory of the GPU does not suffice.
 BATCH_SIZE = 16
+DIVIDES = "Logits are divided by it. None, in place of a number, takes the likeliest token each time (greedy)."
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def generate(
     temperature: float | None = None,
     top_p: float = 1.0,
     top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    num_beams: int = 1,
     batch_size: int = BATCH_SIZE,
     seed: int = presets.SEED,
 ) -> list[str]:
@@ -84,6 +87,8 @@ def generate(
             it is, the more often an unlikely token.
         top_p, top_k: sample only among the likeliest tokens that together have probability ``top_p``, and
             among the ``top_k`` likeliest (0: no limit).
+        repetition_penalty: above 1, tokens that occurred become less likely (Keskar et al. 2019).
+        num_beams: beginnings that are kept at once; 1: no beam search.
         batch_size: prompts answered at once.
         seed: of the sampling.
 
@@ -92,10 +97,13 @@ def generate(
     """
     presets.check_whole("max_new_tokens", max_new_tokens, 1)
     presets.check_whole("batch_size", batch_size, 1)
+    presets.check_whole("num_beams", num_beams, 1)
+    presets.check_positive("repetition_penalty", repetition_penalty, "Scores are divided by it.")
     _check_decoding(temperature, top_p, top_k)
     messages = _prompts(prompts)
     asked = [tokens.token_ids(tokenizer, m, add_generation_prompt=True) for m in messages]
     settings = {"max_new_tokens": max_new_tokens, "do_sample": temperature is not None}
+    settings |= {"repetition_penalty": repetition_penalty, "num_beams": num_beams}
     if temperature is not None:
         settings |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     # Prompts of similar length together: less padding.
@@ -145,7 +153,7 @@ def _prompts(prompts: Sequence[str | list[dict]]) -> list[list[dict]]:
 
 def _check_decoding(temperature: float | None, top_p: float, top_k: int) -> None:
     if temperature is not None:
-        presets.check_positive("temperature", temperature, "Logits are divided by it.")
+        presets.check_positive("temperature", temperature, DIVIDES)
     if presets.check_positive("top_p", top_p, "It is a share of the probability.") > 1:
         raise CourseError(
             f"top_p = {top_p} is above 1.",
@@ -223,7 +231,7 @@ def candidates(
     Returns:
         ``(token ids, probabilities)``; the probabilities of those that are left, which sum to 1.
     """
-    presets.check_positive("temperature", temperature, "Logits are divided by it.")
+    presets.check_positive("temperature", temperature, DIVIDES)
     _check_decoding(temperature, top_p, top_k)
     kept, ids = torch.sort(logits / temperature, descending=True)
     if top_k:
@@ -298,7 +306,19 @@ def chrf(answers: Sequence[str], references: Sequence[str]) -> list[float]:
 
 
 def references(rows: "Dataset") -> list[str]:
-    """The last answer of each row."""
+    """The last answer of each row.
+
+    Raises:
+        CourseError: a row ends with a question, as those of a test set do.
+    """
+    need_rows(rows)
+    for row_id, messages in zip(rows["id"], rows["conversations"], strict=True):
+        if messages[-1]["role"] != "assistant":
+            raise CourseError(
+                f"The conversation {row_id!r:.40} ends with a question.",
+                "What the model writes is compared with the answer that follows it.",
+                "Take rows that end with an answer, such as those of heldout.json.",
+            )
     return [messages[-1]["content"] for messages in rows["conversations"]]
 
 

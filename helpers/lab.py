@@ -56,7 +56,7 @@ def plan(
     Raises:
         CourseError: the config is not Llama-like, or the choice means nothing.
     """
-    config = lora.model_config(config)
+    config, rows = lora.model_config(config), presets.check_whole("rows", rows, 1)
     trained = lora.adapter_parameters(config, choice.r, choice.target_modules)
     at_once = choice.micro_batch or memory.micro_batch(
         config,
@@ -251,11 +251,18 @@ def training_code(worked_out: Plan) -> str:
         "per_device_train_batch_size": worked_out.rows_at_once,
         "gradient_accumulation_steps": choice.batch_size // worked_out.rows_at_once,
         "num_train_epochs": choice.epochs,
-        "learning_rate": choice.learning_rate or presets.MODELS["llama-2-7b"].learning_rate,
+        "learning_rate": choice.learning_rate or _learning_rate(worked_out.config),
         "max_length": choice.max_seq_length,
         **presets.TRAINING | {"warmup_steps": warmup_steps(worked_out.steps)},
     }
     return _call("config = SFTConfig", [], values)
+
+
+def _learning_rate(config: "PretrainedConfig") -> float:
+    """That of the preset with these numbers of parameters, else the homework's."""
+    size = lora.base_parameters(config)
+    known = [m for name, m in presets.MODELS.items() if lora.base_parameters(name) == size]
+    return (known or [presets.MODELS["llama-2-7b"]])[0].learning_rate
 
 
 # What the homework's cells hold, for the marks. Its batch is 2 rows × 4; so many at once is derived here.

@@ -40,7 +40,7 @@ def read_factors(folder: str | Path) -> dict[str, lora.Factors]:
         raise CourseError(
             f"The adapter in {folder} could not be read: {type(error).__name__}: {error}",
             "A file of it is missing, cut off, or of another kind of adapter.",
-            "Train it again: delete that folder, then run this cell once more.",
+            "Train it again: delete that folder, run the cell that trains this adapter, then this one.",
         ) from error
     return found
 

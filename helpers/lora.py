@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from helpers.arguments import need_switch
 from helpers.errors import CourseError
 from helpers.presets import MODELS, PROJECTIONS, SEED, check_positive, check_whole
 
@@ -79,11 +80,12 @@ def adapter_parameters(
     Raises:
         CourseError: r is not a whole number ≥ 1, or a name is not a projection of this model.
     """
-    check_whole("r", r, 1)
+    r = check_whole("r", r, 1)
     config = model_config(config)
     shapes = projection_shapes(config)
-    unknown = [name for name in target_modules if name not in shapes]
-    if unknown or isinstance(target_modules, str):
+    one = isinstance(target_modules, str)
+    unknown = [] if one else [name for name in target_modules if name not in shapes]
+    if one or unknown or not len(target_modules):
         raise CourseError(
             f"{unknown or target_modules!r} is not a list of projections.",
             f"A Llama block has {', '.join(PROJECTIONS)}.",
@@ -120,8 +122,8 @@ def count_parameters(model: torch.nn.Module) -> Counts:
 def scaling(r: int, alpha: float, use_rslora: bool = False) -> float:
     """Factor in front of B·A: alpha / r (Hu et al. 2021, section 4.1), or alpha / √r for rank-stabilised
     LoRA (Kalajdzievski 2023, equation 2)."""
-    check_whole("r", r, 1)
-    check_positive("alpha", alpha)
+    r, alpha = check_whole("r", r, 1), check_positive("alpha", alpha)
+    need_switch(use_rslora, "use_rslora")
     return alpha / math.sqrt(r) if use_rslora else alpha / r
 
 
@@ -231,6 +233,12 @@ def _compact_svd(one: Factors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     With the QR decompositions B = Q·R and Aᵀ = P·T, the product is Q·(R·Tᵀ)·Pᵀ. The matrix in the middle is only
     r × r, and Q and P turn its singular vectors without changing its singular values.
     """
+    if not (one.a.isfinite().all() and one.b.isfinite().all()):
+        raise CourseError(
+            "This adapter holds numbers that are infinite or none at all (NaN).",
+            "Its training diverged, and such a matrix has no singular values.",
+            "Train it again with a smaller learning rate or alpha.",
+        )
     q, r = torch.linalg.qr(one.b)
     p, t = torch.linalg.qr(one.a.T)
     u, s, vt = torch.linalg.svd(r @ t.T, full_matrices=False)
@@ -261,6 +269,12 @@ def directions_for(values: torch.Tensor, share: float = 0.9) -> int:
 
     0 for a change that is all zeros.
     """
+    if not 0 < share <= 1:
+        raise CourseError(
+            f"share = {share!r} is not above 0 and at most 1.",
+            "It is a part of the whole.",
+            "Write 0.9 for 90 %.",
+        )
     energy = values.double().square().cumsum(0)
     if not energy.numel() or energy[-1] == 0:
         return 0

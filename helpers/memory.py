@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from helpers import lora
+from helpers.arguments import need_switch
 from helpers.errors import CourseError
 from helpers.presets import CUDA_CONTEXT_GIB, PROJECTIONS, T4_MEMORY_GIB, check_whole
 
@@ -137,8 +138,9 @@ def estimate(
     stay on the GPU; PEFT turns the unquantised weights of a 4-bit model into float32, and a 16-bit copy of the
     output matrix lives beside it.
     """
-    check_whole("batch_size", batch_size, 1)
-    check_whole("sequence_length", sequence_length, 1)
+    batch_size = check_whole("batch_size", batch_size, 1)
+    sequence_length = check_whole("sequence_length", sequence_length, 1)
+    need_switch(load_in_4bit, "load_in_4bit")
     if stack not in ("unsloth", "transformers"):
         raise CourseError(
             f"stack = {stack!r} is unknown.",
@@ -187,8 +189,8 @@ def micro_batch(
     It divides ``batch_size``. Larger micro-batches need fewer, fuller steps for the same update; beyond
     `BUSY_TOKENS` at once they only cost memory. At least 1, also where nothing fits.
     """
-    best = 1
-    for rows in divisors(batch_size):
+    best, sequence_length = 1, check_whole("sequence_length", sequence_length, 1)
+    for rows in divisors(check_whole("batch_size", batch_size, 1)):
         needed = estimate(
             config,
             r=r,
@@ -212,5 +214,5 @@ def divisors(count: int) -> list[int]:
 
 def minutes_on_t4(config: "PretrainedConfig | str", tokens: int) -> tuple[float, float]:
     """Shortest and longest estimate, in minutes, for training ``tokens`` tokens on a T4."""
-    operations = 6 * lora.base_parameters(config) * tokens
+    operations = 6 * lora.base_parameters(config) * int(tokens)
     return operations / T4_FLOPS[1] / 60, operations / T4_FLOPS[0] / 60

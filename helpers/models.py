@@ -148,6 +148,8 @@ def load(
     # Whatever is wrong in a file shows as any kind of error: a KeyError, a TypeError, and so on.
     except Exception as error:
         raise _loading_error(place, base, error) from error
+    if adapted:
+        _check_adapter(loaded, Path(place))
     # On a GPU Unsloth sets it to the model's whole context. Beside max_new_tokens, which the course gives
     # with every answer, that would print a warning each time.
     loaded.generation_config.max_length = None
@@ -224,6 +226,19 @@ def _check_shapes(folder: Path) -> None:
         )
 
 
+def _check_adapter(model, folder: Path) -> None:
+    """CourseError unless a folder holds A and B of every layer: PEFT leaves untrained what is missing."""
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+        found = {*weights.keys()}
+    named = (name.replace(".default.", ".") for name, _ in model.named_parameters())
+    if missing := sorted({name for name in named if ".lora_" in name} - found):
+        raise CourseError(
+            f"The adapter in {folder} lacks {len(missing)} of its matrices, the first of them {missing[0]}.",
+            "adapter_model.safetensors was edited, or belongs to another adapter_config.json.",
+            "Copy both files from a checkpoint folder beside them, or train again in notebook 05.",
+        )
+
+
 def _loading_error(place: str, base: str, error: Exception) -> CourseError:
     """What a student reads when Unsloth cannot load ``place``, with ``base`` below if it is an adapter."""
     short = " ".join(str(error).split())[:200]
@@ -274,8 +289,15 @@ def with_template(tokenizer, template: str | None = None, *, model_name: str = "
     end token: the model learns to write ``<|eot_id|>`` instead of stopping.
     """
     if template is None:
-        if tokenizer.chat_template is not None:
+        if tokenizer.chat_template:
             return tokenizer
+        if tokenizer.chat_template is not None:
+            raise CourseError(
+                f"The chat template of {model_name or 'this tokenizer'} is empty.",
+                "Its file chat_template.jinja was cut off. With another template the model would read questions in a form "
+                "that it was not trained on.",
+                "Copy that file from a checkpoint folder beside it, or train again in notebook 05.",
+            )
         named = [
             p.template for p in presets.MODELS.values() if p.hub_id.lower() == model_name.lower()
         ]

@@ -23,6 +23,8 @@ HOST = r"(\[[\da-fA-F:.]+\]|[^\W_](?:[\w.-]*\w)?)(:\d{1,5})?"
 USER = r"(?:[^\s/?#]+@)?"
 PROXY = re.compile(rf"(?:(\w+)://)?{USER}{HOST}/?", re.ASCII)
 ADDRESS = re.compile(rf"https?://{USER}{HOST}(/[\w.~%/+@:-]*)?", re.ASCII)
+# A password whose "@host" was forgotten.
+NO_PORT = re.compile(r":(?!/)(?!\d{1,5}(?:[/\"' ]|$))[^/]+")
 QUOTED = re.compile(r"""^\s|\s$|["'“”‘’]""")
 
 
@@ -43,12 +45,15 @@ def hide(text: str) -> str:
         end = "" if len(secret) > 3 else "@"
         if secret:
             text = text.replace(secret + end, "…" + end)
+        elif unfinished := NO_PORT.search(os.environ.get(name, "")):
+            text = text.replace(unfinished[0], ":…")
     return re.sub(r"(?<=://)[^\s/@]+@", "…@", text)
 
 
 def _shown(name: str) -> str:
     """``NAME = value`` without a name, a password or a key in it."""
     head, at, tail = os.environ[name].rpartition("@")
+    tail = NO_PORT.sub(":…", tail)
     scheme = re.match(r"[\"'“‘ ]*(?:[\w+.-]+:/+)?", head)[0]
     return f"{name} = {scheme + '…@' if at else head}{re.sub(r'[?#].*', '?…', tail)}"
 

@@ -137,6 +137,9 @@ class Choice:
                 "Write use_rslora=True or use_rslora=False, without quotes.",
             )
         self._set("use_rslora", bool(self.use_rslora))
+        # The same layers in another order are the same choice.
+        ordered = tuple(name for name in PROJECTIONS if name in self.target_modules)
+        self._set("target_modules", ordered)
 
     def _set(self, name: str, value: object) -> None:
         """As Python's own kind of number, so that a choice made with NumPy can be saved as JSON."""

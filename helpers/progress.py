@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from helpers import checkpoints, runs
@@ -117,6 +118,23 @@ class Stop(TrainerCallback):
             )
         if self.asked and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether a file could not be written or read: Python's error, that of safetensors, or torch.save's."""
+    return isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error)
+
+
+def unwritable(trainer, folder: Path, error: Exception) -> CourseError:
+    """What is said where a checkpoint could not be written."""
+    checkpoint = runs.newest_checkpoint(folder)
+    return CourseError(
+        f"After step {trainer.state.global_step} of {trainer.state.max_steps} nothing could be written to {folder}: "
+        f"{getattr(error, 'strerror', None) or error}"
+        + (f". {checkpoint.name} of the run is saved." if checkpoint else "."),
+        "The disk is full, the folder may not be written to, or Drive is not mounted any more.",
+        "Make room (old folders in runs/ can go), then run this cell again: it goes on from what is saved.",
+    )
 
 
 def full(trainer, folder: Path) -> CourseError:

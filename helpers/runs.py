@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 TRAIN_AGAIN = "Train again in notebook 05."
 # What every finished run's record holds.
-HELD = {"model": str, "choice": dict, "ids": list, "minutes": int | float, "tokens": int | float}
+NUMBERS = (
+    *("minutes", "tokens", "micro_batch", "learning_rate"),
+    *("warmup_steps", "trainable_parameters"),
+)
+HELD = {"model": str, "choice": dict, "ids": list} | dict.fromkeys(NUMBERS, int | float)
 
 
 class Run(NamedTuple):
@@ -42,6 +46,7 @@ def folder_for(choice: Choice, conversations: "Dataset", model=None) -> Path:
     """
     from helpers import models  # imports Unsloth, which a slider can do without
 
+    selection.check_rows(conversations)
     wanted = asked_of(choice, conversations, models.name_of(model))
     runs = workspace.path("runs")
     name = name_of(choice)
@@ -49,7 +54,7 @@ def folder_for(choice: Choice, conversations: "Dataset", model=None) -> Path:
     while True:
         folder = runs / (name if number == 1 else f"{name}-{number}")
         if not folder.exists() or not any(folder.iterdir()):
-            folder.mkdir(parents=True, exist_ok=True)
+            workspace.make(folder)
             if finished:
                 print(f"{finished} is a finished run with these settings: {folder.name} is new.")
             return folder
@@ -179,7 +184,7 @@ def history(folder: Path) -> list[dict]:
     """
     try:
         text = (folder / "trainer_state.json").read_text(encoding="utf-8")
-        return json.loads(text)["log_history"]
+        return [dict(entry) for entry in json.loads(text)["log_history"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(
             f"The losses of the run {folder.name} cannot be read: {error}.",

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from helpers.runs import Run
 
+# Why a file that the course wrote holds something else.
+EDITED = "It was edited by hand, or another version of the course wrote it."
+
 
 def words(row: dict) -> int:
     """Total word count of a row: all messages, split at spaces, as the homework counts."""
@@ -128,6 +131,21 @@ def check_count(count: int) -> None:
         )
 
 
+def check_rows(rows: "Dataset") -> None:
+    """CourseError unless these can be trained on: 1 to 100 conversations, each with an id of its own."""
+    need_rows(rows, "conversations")
+    check_count(len(rows))
+    if twice := [row_id for row_id, count in Counter(rows["id"]).items() if count > 1]:
+        raise CourseError(
+            f"The id {twice[0]!r:.40} stands more than once among the conversations"
+            + (f", and so do {len(twice) - 1} more." if twice[1:] else "."),
+            "By its id a conversation is found again. Two selections that share rows were put together, or two files "
+            "without ids of their own, whose rows are numbered.",
+            "Leave shared rows out of one: selection.without(second, first['id']). Give other rows new ids: "
+            "second.map(lambda row: {'id': 'second_' + row['id']}).",
+        )
+
+
 def overlap(rows: "Dataset", test_rows: "Dataset") -> list[tuple[str, str]]:
     """Pairs (training id, test id) of rows that ask the same question, in whichever turn.
 
@@ -174,7 +192,7 @@ def answer_words(row: dict) -> int:
     return sum(len(m["content"].split()) for m in row["conversations"] if m["role"] == "assistant")
 
 
-def fingerprint(rows: "Dataset") -> str:
+def fingerprint(rows: Iterable[dict]) -> str:
     """SHA-256 of ids and messages in their order: the same for the same conversations only."""
     content = [
         [row["id"], [[m["role"], m["content"]] for m in row["conversations"]]] for row in rows
@@ -195,8 +213,10 @@ def save_selection(rows: "Dataset", source: str | Path) -> Path:
     return workspace.write_json("selection.json", content)
 
 
-def _checked(rows: Iterable[object], name: str) -> list[dict]:
-    """The rows in the course's form, or a CourseError that names the first that is not."""
+def _checked(
+    rows: Iterable[object], name: str, why: str = "It was changed after it was read."
+) -> list[dict]:
+    """The rows in the course's form, or a CourseError that names the first that is not, and says why."""
     checked: dict[str, dict] = {}
     for number, row in enumerate(rows, 1):
         try:
@@ -206,7 +226,7 @@ def _checked(rows: Iterable[object], name: str) -> list[dict]:
         except shapes.Unusable as error:
             raise CourseError(
                 f"Row {number} of {name} cannot be trained on: {error}.",
-                "It was changed after it was read.",
+                why,
                 "Choose again in notebook 04.",
             ) from error
         checked[row["id"]] = row
@@ -231,15 +251,13 @@ def load_selection() -> "Dataset":
         and isinstance(saved.get("conversations"), list)
     ):
         check_count(len(saved["conversations"]))
-        rows = data.as_dataset(_checked(saved["conversations"], str(file)))
+        rows = data.as_dataset(_checked(saved["conversations"], str(file), EDITED))
         print(f"Using your selection of {len(rows)} conversations from {saved['source']}.")
     else:
         only_ids = isinstance(saved, dict) and "ids" in saved
         raise CourseError(
             f"{file} does not hold {'conversations, only their ids' if only_ids else 'a selection'}.",
-            "An earlier version of the course wrote it."
-            if only_ids
-            else "It was probably edited by hand.",
+            "An earlier version of the course wrote it." if only_ids else EDITED,
             "Run notebook 04 again, or delete the file to get the best of the course's pool.",
         )
     # At test size every n-th, so that short and long ones are among them.
@@ -255,7 +273,10 @@ def of_run(run: "Run") -> "Dataset":
     """
     file = run.folder / "conversations.json"
     kept = workspace.read_json(file)
-    rows = load_selection() if kept is None else data.as_dataset(_checked(kept, str(file)))
+    if kept is None:
+        rows = load_selection()
+    else:
+        rows = _checked(kept, str(file), EDITED) if isinstance(kept, list) else []
     if fingerprint(rows) != run.record.get("data"):
         raise CourseError(
             f"{file} does not hold what the run was trained on."
@@ -264,7 +285,7 @@ def of_run(run: "Run") -> "Dataset":
             "It was edited by hand, or the run was made by an earlier version of the course.",
             "Put the file back, or train again in notebook 05.",
         )
-    return rows
+    return data.as_dataset(rows)
 
 
 def shuffled_answers(rows: "Dataset", seed: int = SEED) -> "Dataset":

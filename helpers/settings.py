@@ -1,6 +1,7 @@
 """The course's environment variables (``COURSE_…``), read in one way. Standard library only."""
 
 import os
+import re
 from pathlib import Path
 
 from helpers.errors import CourseError
@@ -35,11 +36,17 @@ def path(name: str) -> Path | None:
     variable then holds the absolute path, so that it stays the same after ``os.chdir`` and in other processes.
 
     Raises:
-        CourseError: a quote is at one end only, or ``~name`` names nobody on this machine.
+        CourseError: a quote is at one end only, ``~name`` names nobody on this machine, or it is no path here.
     """
     value = text(name)
     if not value:
         return None
+    if re.match(r"\w+://|[A-Za-z]:\\", value) or re.search(r"\$[\w{]", os.path.expandvars(value)):
+        raise CourseError(
+            f"{name} = {value} is no folder or file of this machine.",
+            "An address on the web, a drive of Windows, or a variable that is not set would become a folder of that name.",
+            f"Set it again with a full path: %env {name}=/…",
+        )
     try:
         found = Path(os.path.expandvars(value)).expanduser().absolute()
     except RuntimeError as error:

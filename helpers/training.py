@@ -71,7 +71,7 @@ def build_trainer(
         choice: rank, alpha, batch, epochs and so on.
         folder: where checkpoints go, and the adapter at the end.
     """
-    selection.check_count(len(conversations))
+    selection.check_rows(conversations)
     longest = max(data.check_lengths(conversations, tokenizer, choice.max_seq_length))
     rows = data.to_prompt_completion(conversations)
     rows_at_once = micro_batch(model, choice, longest)
@@ -162,6 +162,7 @@ def train(
         CourseError: the trainer was not built for this choice and these conversations; another notebook trains
             this run; or the training was stopped, and where it can go on.
     """
+    selection.check_rows(conversations)
     folder = Path(trainer.args.output_dir).absolute()
     usual = _usual(trainer, choice, conversations)
     asked.check_trainer(trainer, choice, conversations, folder, usual)
@@ -245,6 +246,10 @@ def _train(
         # The frames of the error hold what filled the memory.
         traceback.clear_frames(error.__traceback__)
         raise progress.full(trainer, folder) from None
+    except Exception as error:
+        if progress.is_of_the_disk(error):
+            raise progress.unwritable(trainer, folder, error) from error
+        raise
     finally:
         # Undo the automatic mixed precision around the model: answers then equal those after a reload.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -270,11 +275,20 @@ def finished_run() -> runs.Run:
     """The run that finished last with this machine's model, else one trained now as notebook 05 does it.
 
     Prints which. A model that had to be trained is released again, so that the caller can load its own.
+
+    Raises:
+        CourseError: that run's training diverged.
     """
     run, model_name = runs.latest(), models.default_name()
     if run is not None and run.record.get("model") == model_name:
         choice = runs.choice_of(run)
         asked.check_saved(run.folder, run.record)
+        if run.record.get("fault") == adapters.DIVERGED:
+            raise CourseError(
+                f"The run {run.folder.name} has no answers to measure.",
+                adapters.DIVERGED,
+                "Train again in notebook 05, with a smaller learning rate or alpha.",
+            )
         print(
             f"Using the run {run.folder.name}: r = {choice.r}, alpha = {choice.lora_alpha:g}, "
             f"{len(run.record['ids'])} conversations."

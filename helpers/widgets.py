@@ -144,6 +144,7 @@ class LoraSliders:
             model = getattr(config, "_name_or_path", "") or "the given config"
             self.models[model] = lora.model_config(config)
         else:
+            lora.model_config(model)  # CourseError for a name that is none
             model = presets.MODELS[model].name
         self.rates = _measured_rates(self.models)
         self.pinned: lab.Plan | None = None
@@ -185,7 +186,7 @@ class LoraSliders:
             layout=w.Layout(**narrow),
         )  # fmt: skip
         self.readout, self.message, self.said = w.HTML(), w.HTML(), ""
-        self.plan = self._planned(choice)
+        self.plan, self.wrong = self._planned(choice), ""  # what is wrong with a typed number
         for control in self._controls():
             getattr(control, "field", control).observe(self._moved, names="value")
         self.same.on_click(lambda _: self._set_alpha(1))
@@ -253,9 +254,10 @@ class LoraSliders:
             )
             self.plan = self._planned(moved)
         except CourseError as error:
-            self._say(str(error))
+            self.wrong = str(error)
+            self._say(self.wrong)
             return
-        self.choice, self.asked = moved, None
+        self.choice, self.asked, self.wrong = moved, None, ""
         self._say("")
         self._draw()
 
@@ -273,6 +275,9 @@ class LoraSliders:
         self._draw()
 
     def _save(self) -> None:
+        if self.wrong:
+            self._say(f"Not saved. {self.wrong}")
+            return
         if not self.plan.fits and self.asked != self.choice:
             self.asked = self.choice
             self._say(f"Not saved. {lab.too_large(self.plan)} To save it as it is, press again.")

@@ -22,19 +22,35 @@ def root() -> Path:
     """
     if named := settings.path("COURSE_WORKSPACE"):
         folder = named
+        if DRIVE.parent in folder.parents and not DRIVE.is_dir():
+            raise CourseError(
+                f"COURSE_WORKSPACE = {folder} is on Google Drive, and Drive is not mounted.",
+                "A folder made there now would be gone with this machine, and in Drive's way.",
+                "Mount Drive (the folder symbol on the left, then the Drive symbol), then run this cell again.",
+            )
     elif DRIVE.is_dir():
         folder = DRIVE / "lora-course"
     else:
         folder = KIT / "workspace"
+    return make(folder)
+
+
+def make(folder: Path) -> Path:
+    """A folder, made if missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CourseError(
-            f"The workspace {folder} cannot be made: {error.strerror}.",
-            "Models, runs and your choices are kept there.",
-            "Set COURSE_WORKSPACE to a folder you may write to, then run this cell again.",
-        ) from error
+        raise cannot_make(folder, error) from error
     return folder
+
+
+def cannot_make(folder: Path, error: OSError) -> CourseError:
+    """What is said where a folder of the workspace cannot be made."""
+    return CourseError(
+        f"The folder {folder} cannot be made: {error.strerror}.",
+        "The workspace keeps models, runs and your choices; its disk is full, or you may not write there.",
+        "Make room, or set COURSE_WORKSPACE to a folder you may write to. Then run this cell again.",
+    )
 
 
 def describe() -> str:
@@ -99,8 +115,8 @@ def read_json(name: str | Path) -> dict | list | None:
     if not target.exists():
         return None
     try:
-        return json.loads(target.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return json.loads(target.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CourseError(
             f"{target} is not readable as JSON ({error}).",
             "It was probably edited by hand or cut off.",

@@ -1,18 +1,21 @@
 """Another choice in the same session: a fresh adapter, as after a reload, or a refusal; never the old one."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
 import tiny_run
 import torch
+from safetensors.torch import save_file
 
 from helpers import adapters, asked, evaluation, lora, models, runs, training
 from helpers.errors import CourseError
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
 
+WEIGHTS = "adapter_model.safetensors"
 FIRST = replace(tiny_run.CHOICE, r=16, lora_alpha=16, epochs=1)
 OTHERS = {
     "a smaller rank": replace(FIRST, r=4),
@@ -240,6 +243,26 @@ def test_a_run_is_not_filed_under_another_choice_s_name(built, rows, workspace):
     assert "its folder is r4-alpha16" in refusal(trainer, FIRST, rows)
 
 
+def test_a_run_goes_where_runs_are_found(built, rows, tmp_path):
+    _, trainer = built
+    trainer.args.output_dir = str(tmp_path / "outputs")
+    assert "where runs are found" in refusal(trainer, FIRST, rows)
+
+
+def test_rows_that_are_too_many_or_stand_twice_are_refused_before_a_folder_is_made(
+    built, workspace
+):
+    _, trainer = built
+    pool = training.data.load_conversations(training.data.OUR_POOL)
+    many, twice = pool.select(range(101)), pool.select([0, 1, 0])
+    for wrong, said in ((many, "101 conversations"), (twice, "more than once")):
+        assert said in refusal(trainer, FIRST, wrong)
+        with pytest.raises(CourseError, match=said):
+            runs.folder_for(FIRST, wrong)
+    with pytest.raises(CourseError, match="list of rows"):
+        runs.folder_for(FIRST, pool.select([0]).to_list())
+
+
 def test_a_folder_that_holds_another_run_is_left_alone(built, rows, workspace):
     _, trainer = built
     folder = workspace / "runs" / "r16-alpha16"
@@ -292,6 +315,31 @@ def test_answers_are_only_given_by_a_model_that_holds_the_run_s_adapter(trained,
     for model in (base, training.add_adapter(base, tiny_run.CHOICE)):
         with pytest.raises(CourseError, match=f"adapter of the run {trained.run.folder.name}"):
             asked.check_model(model, trained.run)
+
+
+def test_an_adapter_that_lacks_a_matrix_or_whose_template_is_cut_is_not_loaded(trained, tmp_path):
+    folder = shutil.copytree(trained.run.folder, tmp_path / "run")
+    whole = tiny_run.adapter(folder)
+    missing = next(name for name in whole if "lora_B" in name)
+    save_file({name: t for name, t in whole.items() if name != missing}, folder / WEIGHTS)
+    with pytest.raises(
+        CourseError, match=re.escape(f"lacks 1 of its matrices, the first of them {missing}")
+    ):
+        models.load(folder, max_seq_length=512)
+    save_file(whole, folder / WEIGHTS)
+    (folder / "chat_template.jinja").write_text("")
+    with pytest.raises(CourseError, match="is empty"):
+        models.load(folder, max_seq_length=512)
+
+
+def test_a_diverged_run_is_its_model_s_and_is_not_measured(workspace, rows):
+    choice = replace(FIRST, learning_rate=1e30)
+    fitted = tiny_run.fit(rows, choice)
+    assert fitted.run.record["fault"] == adapters.DIVERGED
+    asked.check_model(fitted.model, fitted.run)
+    with pytest.raises(CourseError, match="training diverged") as caught:
+        training.finished_run()
+    assert "smaller learning rate" in str(caught.value)
 
 
 def test_record_and_adapter_config_of_every_run_agree(workspace, rows):

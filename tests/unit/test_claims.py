@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -174,3 +175,16 @@ def test_of_two_that_begin_at_once_at_most_one_trains(folder, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(entered) <= 1 and len(entered) + len(refused) == 2
+
+
+def test_stop_in_the_moment_of_beginning_leaves_the_folder_free(folder):
+    before = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    try:
+        # In the tenth of a second in which the claim waits for another one's.
+        signal.setitimer(signal.ITIMER_REAL, 0.06)
+        with pytest.raises(KeyboardInterrupt), claims.claim(folder):
+            time.sleep(5)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not (folder / claims.NAME).exists()

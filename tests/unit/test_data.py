@@ -515,8 +515,14 @@ def test_the_homeworks_data_is_fetched_once_at_its_commit(workspace, repository)
     assert data.load_conversations(folder / "fastchat_alpaca_52k.json").to_list() == [TRAINING_ROW]
     assert [entry.name for entry in workspace.iterdir()] == ["homework"]
 
+    # Damage is put right from what was fetched, without the network; other files stay.
     repository.rename(repository.with_name("gone"))
+    (folder / "fastchat_alpaca_52k.json").write_text("[{")
+    (folder / "test_set_evol_instruct_150.json").unlink()
+    (folder / "mine.txt").write_text("notes")
     assert data.fetch_homework() == folder
+    assert data.load_conversations(folder / "fastchat_alpaca_52k.json").to_list() == [TRAINING_ROW]
+    assert (folder / "test_set_evol_instruct_150.json").exists() and (folder / "mine.txt").exists()
 
 
 def test_a_repository_without_the_commit_is_refused_and_nothing_is_left_behind(

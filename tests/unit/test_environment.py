@@ -410,3 +410,11 @@ def test_a_python_that_cannot_read_the_helpers_is_told_so(minor):
     done = subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"This is Python {minor}." in done.stderr and "Python 3.11, 3.12 or 3.13" in done.stderr
+
+
+def test_another_copy_of_the_course_in_the_same_session_asks_for_a_restart(tmp_path, monkeypatch):
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "presets.py").write_text("")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(CourseError, match="Restart the session"):
+        environment.install()

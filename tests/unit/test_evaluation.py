@@ -11,6 +11,7 @@ import torch
 from full_disk import files_limited_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import refusal
 
 from helpers import data, evaluation, models, presets
 from helpers.errors import CourseError
@@ -566,3 +567,25 @@ def test_a_full_disk_leaves_the_earlier_file_as_it_was(tmp_path, which):
     with files_limited_to(10), pytest.raises(CourseError):
         both_files(path)[which]()
     assert path.read_text() == "earlier work"
+
+
+def test_rows_that_end_with_a_question_have_no_reference():
+    pool = data.load_conversations(data.OUR_TEST_SET)
+    assert "ends with a question" in refusal(evaluation.references, pool)
+    assert "a slice of a dataset" in refusal(data.questions, pool[:3])
+
+
+def test_penalty_and_beams_reach_the_model(float_llama):
+    usual = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=12)
+    for change in ({"repetition_penalty": 5.0}, {"num_beams": 3}):
+        assert evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=12, **change) != usual
+    for change, said in (
+        ({"num_beams": 0}, "num_beams = 0"),
+        ({"repetition_penalty": -1}, "penalty = -1"),
+    ):
+        assert said in refusal(
+            evaluation.generate, *float_llama, QUESTIONS, max_new_tokens=2, **change
+        )
+    assert "greedy" in refusal(
+        evaluation.generate, *float_llama, QUESTIONS, max_new_tokens=2, temperature=0
+    )

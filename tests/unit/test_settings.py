@@ -86,3 +86,12 @@ def test_no_helper_reads_a_variable_of_the_course_in_another_way():
         assert not reads.findall(file.read_text(encoding="utf-8")), file.name
     assert reads.findall('if os.environ.get("COURSE_T4") == "1":')
     assert not reads.findall('os.environ["COURSE_T4"] = "1"')
+
+
+@pytest.mark.parametrize(
+    "written", ["https://drive.google.com/x", "C:\\Users\\me", "$NOT_SET_HERE/ws", "${NOT_SET}/ws"]
+)
+def test_what_is_no_path_of_this_machine_is_refused(written, monkeypatch):
+    monkeypatch.setenv("COURSE_WORKSPACE", written)
+    with pytest.raises(CourseError, match="is no folder or file of this machine"):
+        settings.path("COURSE_WORKSPACE")

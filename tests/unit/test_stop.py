@@ -1,5 +1,6 @@
 """Stop: one sentence, nothing lost, and the same cell goes on with its plot."""
 
+import contextlib
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import signal
 import pytest
 import tiny_run
 import torch
+from full_disk import files_limited_to
 from transformers import TrainerCallback
 
 from helpers import runs, training
@@ -75,6 +77,25 @@ def test_a_second_stop_breaks_off_at_once_and_the_newest_checkpoint_is_gone_on_f
     trainer.add_callback(PressStop(13, times=2))
     said = stopped(trainer, rows)
     assert "after step 13 of 24" in said and "checkpoint-10" in said
+    run = training.train(trainer, tiny_run.CHOICE, rows)
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+def test_a_disk_that_is_full_ends_in_a_sentence_and_the_same_cell_goes_on(workspace, rows, trained):
+    class Fill(TrainerCallback):
+        """From step 12 on no file may grow above what a cell's small files need."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 12:
+                limit.enter_context(files_limited_to(2000))
+
+    _, _, trainer = tiny_run.build(rows)
+    trainer.add_callback(Fill())
+    with contextlib.ExitStack() as limit:
+        said = stopped(trainer, rows)
+    assert "After step 20 of 24 nothing could be written" in said and "Make room" in said
+    assert "checkpoint-10 of the run is saved" in said
+    trainer.remove_callback(Fill)
     run = training.train(trainer, tiny_run.CHOICE, rows)
     tiny_run.assert_same_adapter(run, trained.run)
 

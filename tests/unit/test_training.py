@@ -286,6 +286,13 @@ def test_edited_rows_with_the_same_ids_are_another_run(interrupted, trained):
     assert runs.find(tiny_run.CHOICE, edited, trained.run.record["model"]) is None
 
 
+@pytest.mark.parametrize("log", ["[1]", "7", '["loss"]'])
+def test_a_log_that_was_edited_is_named(tmp_path, log):
+    (tmp_path / "trainer_state.json").write_text(f'{{"log_history": {log}}}')
+    with pytest.raises(CourseError, match="cannot be read"):
+        runs.losses(tmp_path)
+
+
 def test_a_record_of_an_older_version_is_still_read_but_stands_for_no_run(
     interrupted, trained, capsys
 ):

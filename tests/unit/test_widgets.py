@@ -360,6 +360,22 @@ def test_the_dial_starts_as_trained_and_shows_what_belongs_to_each_factor():
     assert dial.slider.value == 0.5 and dial.text().endswith("half")
 
 
+def test_a_number_that_was_refused_is_not_saved_as_another(workspace):
+    sliders = LoraSliders()
+    sliders.epochs.value = 20
+    sliders.use.click()
+    assert "Not saved." in sliders.said and "epochs = 20" in sliders.said
+    assert not (workspace / "choice.json").exists()
+    sliders.epochs.value = 5
+    sliders.use.click()
+    assert load_choice().epochs == 5
+
+
+def test_sliders_for_a_model_that_is_none_are_refused():
+    with pytest.raises(CourseError, match="'Llama-2-7B' is not a preset"):
+        LoraSliders(model="Llama-2-7B")
+
+
 # ------------------------------------------------------------------------------------ still pictures
 SHOWN = """\
 import sys

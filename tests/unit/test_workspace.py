@@ -99,6 +99,7 @@ def test_a_workspace_below_a_file_cannot_be_made(tmp_path, monkeypatch):
         message = refusal(places.root)
         assert str(folder) in message
         assert "COURSE_WORKSPACE" in message
+    assert "cannot be made" in refusal(places.make, tmp_path / "taken" / "runs")
     assert (tmp_path / "taken").read_text() == "my notes"
 
 
@@ -241,3 +242,24 @@ def test_a_saved_choice_with_an_impossible_value_is_refused(workspace):
 def test_a_saved_choice_that_is_not_an_object_is_refused(workspace, content):
     places.write_json("choice.json", content)
     assert str(workspace / "choice.json") in refusal(places.load_choice)
+
+
+def test_a_workspace_on_a_drive_that_is_not_mounted_is_refused_and_nothing_is_made(
+    tmp_path, monkeypatch
+):
+    drive = tmp_path / "drive" / "MyDrive"
+    monkeypatch.setattr(places, "DRIVE", drive)
+    monkeypatch.setenv("COURSE_WORKSPACE", str(drive / "my course"))
+    assert "Drive is not mounted" in refusal(places.root)
+    assert not drive.parent.exists()
+    drive.mkdir(parents=True)
+    assert places.root() == drive / "my course"
+
+
+def test_a_file_that_windows_marked_is_read_and_a_folder_in_its_place_is_named(workspace):
+    workspace.mkdir()
+    (workspace / "choice.json").write_text('{"r": 4}', encoding="utf-8-sig")
+    assert places.saved_choice().r == 4
+    (workspace / "choice.json").unlink()
+    (workspace / "choice.json").mkdir()
+    assert "choice.json is not readable" in refusal(places.saved_choice)
