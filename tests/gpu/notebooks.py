@@ -3,8 +3,8 @@
 `python tests/gpu/notebooks.py [NAME …] [--jobs N] [--cell-timeout SECONDS]`. Each notebook runs in a kernel
 and a workspace of its own, as on a machine of its own in Colab. A thread beside the cells watches PyTorch's
 reserved memory; at the end the kernel is asked for the peak of its host memory. Executed copies go to
-`build/course/`, verdicts to `notebooks.json`, beside those of notebooks that do not run this time. Minutes are
-of this machine, and of `at_once` notebooks at once.
+`build/course/`, each cell's seconds to `cells.log`, verdicts to `notebooks.json`, beside those of notebooks that do
+not run this time. Minutes are of this machine, and of `at_once` notebooks at once.
 """
 
 import argparse
@@ -52,13 +52,17 @@ def run(path: Path, timeout: int) -> dict:
     cells = notebook.cells
     watch, ask = nbformat.v4.new_code_cell(WATCH), nbformat.v4.new_code_cell(ASK)
     notebook.cells = [watch, *cells, ask]
-    client = client_for(notebook, timeout)
+    client, log = client_for(notebook, timeout), common.RESULTS / "cells.log"
     found, answers = {"passed": False, "error": None}, True
     started = time.perf_counter()
     with client.setup_kernel():
         try:
             for number, cell in enumerate(notebook.cells[:-1]):
+                began = time.perf_counter()
                 client.execute_cell(cell, number)
+                spent = time.perf_counter() - began
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(f"{path.stem} {cell.id} {spent:.1f} s\n")
             found["passed"] = True
         except CellExecutionError as error:
             reason = f"{error.ename}: {error.evalue}"
