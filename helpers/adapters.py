@@ -64,6 +64,9 @@ def _need_memory(model, choice: Choice) -> None:
     import psutil  # comes with accelerate
 
     cuda = model.device.type == "cuda"
+    if cuda:  # what PyTorch keeps of deleted tensors is free too
+        gc.collect()
+        torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
     needed = 4 * lora.adapter_parameters(model.config, choice.r, choice.target_modules)
     if needed > free:
@@ -141,11 +144,9 @@ def fault(model) -> str:
 def holds(model, folder: Path) -> bool:
     """Whether a model's adapter is the one that a run saved in a folder, number for number."""
     saved, here = _saved(folder), _numbers(model)
-    return (
-        bool(saved)
-        and here.keys() == saved.keys()
-        and all(map(_same, here.values(), map(saved.get, here)))
-    )
+    if not saved or here.keys() != saved.keys():
+        return False
+    return all(_same(parameter, saved[name]) for name, parameter in here.items())
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -22,8 +22,6 @@ FIXED = (
         "data_seed",
         "dataloader_drop_last",
         "ignore_data_skip",
-        "logging_strategy",
-        "logging_steps",
     ),
     *(
         "train_sampling_strategy",
@@ -56,6 +54,13 @@ def check_trainer(
     import torch
 
     settings, args = adapters.settings_of(trainer.model), trainer.args
+    if folder.parent != workspace.path("runs").absolute():
+        raise CourseError(
+            f"This run would go to {folder}, which is not in {workspace.path('runs')}.",
+            "Runs are found there only. SFTConfig names another output_dir, or the workspace has changed since its cell "
+            "ran (Drive was mounted, for instance).",
+            "Run the cells again from the one with runs.folder_for on.",
+        )
     if not settings:
         raise CourseError(
             "This trainer's model has no adapter (any more).",
@@ -81,10 +86,6 @@ def check_trainer(
     built_from = getattr(trainer, "prepared_rows", None)
     if built_from != rows.to_list() if built_from else len(trainer.train_dataset) != len(rows):
         wrong.append("its rows are not those of these conversations")
-    if folder.parent != workspace.path("runs").absolute():
-        wrong.append(
-            f"its folder {folder} is not in {workspace.path('runs')}, where runs are found"
-        )
     name = re.escape(runs.name_of(choice))
     if re.match(r"r\d+-alpha", folder.name) and not re.fullmatch(rf"{name}(-\d+)?", folder.name):
         wrong.append(f"its folder is {folder.name}")

@@ -131,20 +131,8 @@ def fetch_homework() -> Path:
     """
     folder = workspace.path("homework")
     if folder.exists():
-        # Puts right what was damaged or deleted there; needs no network.
-        mend = [
-            "git",
-            "-C",
-            str(folder),
-            "checkout",
-            "--quiet",
-            "--force",
-            HOMEWORK_COMMIT,
-            "--",
-            ".",
-        ]
-        with contextlib.suppress(FileNotFoundError):
-            subprocess.run(mend, capture_output=True, check=False)
+        with contextlib.suppress(OSError):
+            _bring_back(folder)
         return folder
     workspace.need_space(0.2, "the homework's data")
     try:
@@ -154,6 +142,21 @@ def fetch_homework() -> Path:
     with scratch:
         _clone_homework(Path(scratch.name) / "clone").replace(folder)
     return folder
+
+
+def _bring_back(folder: Path) -> None:
+    """Bring back what is missing or changed in the homework's folder; a changed file stays beside it."""
+    git = ["git", "-C", str(folder)]
+    asked = [*git, "diff", "--name-only", "-z", HOMEWORK_COMMIT]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False)
+    for name in filter(None, said.stdout.split("\0")):
+        file = folder / name
+        if file.exists():
+            file.replace(file.with_name(f"{file.name}.changed"))
+            print(
+                f"{name} was not as fetched: it is {file.name}.changed now, and the fetched one is back."
+            )
+        subprocess.run([*git, "checkout", "--quiet", HOMEWORK_COMMIT, "--", name], check=False)
 
 
 def _clone_homework(clone: Path) -> Path:

@@ -261,8 +261,8 @@ def training_code(worked_out: Plan) -> str:
 def _learning_rate(config: "PretrainedConfig") -> float:
     """That of the preset with these numbers of parameters, else the homework's."""
     size = lora.base_parameters(config)
-    known = [m for name, m in presets.MODELS.items() if lora.base_parameters(name) == size]
-    return (known or [presets.MODELS["llama-2-7b"]])[0].learning_rate
+    known = (m for name, m in presets.MODELS.items() if lora.base_parameters(name) == size)
+    return next(known, presets.MODELS["llama-2-7b"]).learning_rate
 
 
 # What the homework's cells hold, for the marks. Its batch is 2 rows × 4; so many at once is derived here.

@@ -24,7 +24,7 @@ USER = r"(?:[^\s/?#]+@)?"
 PROXY = re.compile(rf"(?:(\w+)://)?{USER}{HOST}/?", re.ASCII)
 ADDRESS = re.compile(rf"https?://{USER}{HOST}(/[\w.~%/+@:-]*)?", re.ASCII)
 # A password whose "@host" was forgotten.
-NO_PORT = re.compile(r":(?!/)(?!\d{1,5}(?:[/\"' ]|$))[^/]+")
+NO_PORT = re.compile(r":(?!/)(?!\d{1,5}(?:[/\"' ]|$))[^\]]+$")
 QUOTED = re.compile(r"""^\s|\s$|["'“”‘’]""")
 
 

@@ -6,6 +6,7 @@ os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 import unsloth  # noqa: F401  # isort: skip  (before transformers)
 
 import contextlib
+import errno
 import gc
 import signal
 import threading
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from helpers import checkpoints, runs
@@ -120,14 +120,29 @@ class Stop(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def is_of_the_disk(error: Exception) -> bool:
-    """Whether a file could not be written or read: Python's error, that of safetensors, or torch.save's."""
-    return isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error)
+DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTCONN),
+)
 
 
-def unwritable(trainer, folder: Path, error: Exception) -> CourseError:
-    """What is said where a checkpoint could not be written."""
-    checkpoint = runs.newest_checkpoint(folder)
+@contextlib.contextmanager
+def writing(trainer, folder: Path) -> Iterator[None]:
+    """End in a CourseError where a file of a run cannot be written, for the time of a ``with`` block."""
+    try:
+        yield
+    except Exception as error:
+        # Python's own error, and how safetensors and torch.save put it.
+        kinds = ("I/O error", "PytorchStreamWriter", "inline_container")
+        if getattr(error, "errno", None) not in DISK and not any(k in str(error) for k in kinds):
+            raise
+        raise _unwritable(trainer, folder, error) from error
+
+
+def _unwritable(trainer, folder: Path, error: Exception) -> CourseError:
+    checkpoint = None
+    with contextlib.suppress(OSError, CourseError):  # Drive may be gone
+        checkpoint = runs.newest_checkpoint(folder)
     return CourseError(
         f"After step {trainer.state.global_step} of {trainer.state.max_steps} nothing could be written to {folder}: "
         f"{getattr(error, 'strerror', None) or error}"

@@ -196,8 +196,19 @@ def history(folder: Path) -> list[dict]:
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
-    """``(step, training loss)`` of a finished run."""
-    return [(entry["step"], float(entry["loss"])) for entry in history(folder) if "loss" in entry]
+    """``(step, training loss)`` of a finished run.
+
+    Raises:
+        CourseError: there is none, as where SFTConfig's logging_steps is larger than the number of steps.
+    """
+    found = [(entry["step"], float(entry["loss"])) for entry in history(folder) if "loss" in entry]
+    if not found:
+        raise CourseError(
+            f"The run {folder.name} noted no loss.",
+            "SFTConfig's logging_steps was larger than the number of its steps, or logging was off.",
+            "Set logging_steps=1, and train again.",
+        )
+    return found
 
 
 def read(folder: Path) -> dict:

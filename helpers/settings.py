@@ -43,7 +43,7 @@ def path(name: str) -> Path | None:
         return None
     if re.match(r"\w+://|[A-Za-z]:\\", value) or re.search(r"\$[\w{]", os.path.expandvars(value)):
         raise CourseError(
-            f"{name} = {value} is no folder or file of this machine.",
+            f"{name} = {re.sub('//[^/@]+@', '//…@', value)} is no folder or file of this machine.",
             "An address on the web, a drive of Windows, or a variable that is not set would become a folder of that name.",
             f"Set it again with a full path: %env {name}=/…",
         )

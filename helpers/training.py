@@ -238,7 +238,7 @@ def _train(
     trainer.optimizer = trainer.lr_scheduler = None
     set_seed(trainer.args.seed)
     try:
-        with stop.listening():
+        with stop.listening(), progress.writing(trainer, folder):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise progress.stopped(trainer, folder) from None
@@ -246,10 +246,6 @@ def _train(
         # The frames of the error hold what filled the memory.
         traceback.clear_frames(error.__traceback__)
         raise progress.full(trainer, folder) from None
-    except Exception as error:
-        if progress.is_of_the_disk(error):
-            raise progress.unwritable(trainer, folder, error) from error
-        raise
     finally:
         # Undo the automatic mixed precision around the model: answers then equal those after a reload.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -263,8 +259,9 @@ def _train(
         print(f"{found} Usually the learning rate or alpha is too large: choose smaller ones.")
     if torch.cuda.is_available():
         record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
-    trainer.save_model(str(folder))
-    trainer.save_state()
+    with progress.writing(trainer, folder):
+        trainer.save_model(str(folder))
+        trainer.save_state()
     asked.check_saved(folder, record)
     trainer.model.trained_in = str(folder)
     runs.write(folder, record)

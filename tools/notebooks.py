@@ -62,7 +62,7 @@ for kit, source in [(p, None) for p in (here, *here.parents)] + ways:
         break
 else:
     why = why or "no whole course in it. "
-    raise SystemExit(f"No {{mine.name}}: {{why}}Delete what is called so, and put its zip here.")
+    raise SystemExit(f"No {{mine.name}}: {{why}}Put its zip here or in Drive; delete a broken one.")
 sys.path.insert(0, str(kit))
 other = kit.name.startswith("lora-course-") and kit.name != mine.name
 note = f", another version: this notebook is for {{REF}}. {{why}}" if other else ""

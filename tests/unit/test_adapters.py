@@ -246,7 +246,7 @@ def test_a_run_is_not_filed_under_another_choice_s_name(built, rows, workspace):
 def test_a_run_goes_where_runs_are_found(built, rows, tmp_path):
     _, trainer = built
     trainer.args.output_dir = str(tmp_path / "outputs")
-    assert "where runs are found" in refusal(trainer, FIRST, rows)
+    assert "Runs are found there only" in refusal(trainer, FIRST, rows)
 
 
 def test_rows_that_are_too_many_or_stand_twice_are_refused_before_a_folder_is_made(

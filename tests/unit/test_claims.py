@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -177,14 +176,12 @@ def test_of_two_that_begin_at_once_at_most_one_trains(folder, monkeypatch):
     assert len(entered) <= 1 and len(entered) + len(refused) == 2
 
 
-def test_stop_in_the_moment_of_beginning_leaves_the_folder_free(folder):
-    before = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    try:
-        # In the tenth of a second in which the claim waits for another one's.
-        signal.setitimer(signal.ITIMER_REAL, 0.06)
-        with pytest.raises(KeyboardInterrupt), claims.claim(folder):
-            time.sleep(5)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def test_stop_in_the_moment_of_beginning_leaves_the_folder_free(folder, monkeypatch):
+    def stop(_seconds):
+        assert (folder / claims.NAME).exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(claims.time, "sleep", stop)
+    with pytest.raises(KeyboardInterrupt), claims.claim(folder):
+        raise AssertionError("it never begins")
     assert not (folder / claims.NAME).exists()

@@ -523,6 +523,8 @@ def test_the_homeworks_data_is_fetched_once_at_its_commit(workspace, repository)
     assert data.fetch_homework() == folder
     assert data.load_conversations(folder / "fastchat_alpaca_52k.json").to_list() == [TRAINING_ROW]
     assert (folder / "test_set_evol_instruct_150.json").exists() and (folder / "mine.txt").exists()
+    # It may have been changed on purpose.
+    assert (folder / "fastchat_alpaca_52k.json.changed").read_text() == "[{"
 
 
 def test_a_repository_without_the_commit_is_refused_and_nothing_is_left_behind(

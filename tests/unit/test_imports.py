@@ -45,7 +45,7 @@ HELPERS = {
     "embedded": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
     "adapters": {"unsloth", "torch", "peft", "safetensors"},
-    "progress": {"unsloth", "torch", "transformers", "safetensors"},
+    "progress": {"unsloth", "torch", "transformers"},
     "asked": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},

@@ -1,5 +1,6 @@
 """What every notebook must keep to, and what the tool makes of it. The opening cell: test_opening_cell.py."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -250,3 +251,15 @@ def test_a_cell_that_shows_something_has_to_have_an_output(source, shows):
     made = book(first, (source, None))
     assert tool.unsaved(made) == ([1] if shows else [])
     assert tool.unsaved(book(first, (source, "something"))) == []
+
+
+def test_no_cell_gives_a_helper_s_name_to_something_else(notebook):
+    """`asked = …` would hide the helper asked from every cell below."""
+    imported, given = set(), set()
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ImportFrom) and node.module == "helpers":
+                imported |= {alias.asname or alias.name for alias in node.names}
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                given.add(node.id)
+    assert not imported & given
