@@ -58,6 +58,11 @@ def base_and_yours():
     assert base_loss > 0 and your_loss > 0 and your_loss != base_loss
 
 
+def turn_alpha():
+    by_factor = dict(losses)
+    assert abs(by_factor[0] - base_loss) < 0.01 and abs(by_factor[1] - your_loss) < 0.01
+
+
 def alpha_dial():
     assert dial.losses == losses and dial.trained == {4: trained_louder}
     assert len(answers) == len(losses) and losses[dial.slider.index][0] == 1
@@ -65,6 +70,11 @@ def alpha_dial():
     # The model holds the louder adapter.
     assert abs(lora.layers(model)[name].scaling["default"] - 4 * scale) < 1e-6 * scale
     assert trained_louder > 0
+
+
+def quick_and_slow():
+    assert torch.allclose(quick, slow[:r], atol=1e-4 * float(slow[0]))
+    assert max(slow[r:].tolist(), default=0) < 1e-4 * float(slow[0])
 
 
 def count_directions():
@@ -90,6 +100,12 @@ def loss_of_shuffled():
     assert noise_loss > 0 and noise_loss not in (base_loss, your_loss)
 
 
+def cut_or_trained():
+    # At full rank nothing is cut off.
+    assert abs(dict(cut)[r] - your_loss) < 0.01
+    assert {rank for rank, _ in cut} >= {1, r}
+
+
 def rank_curve():
     assert _drawn(_figure().axes[0]) == lines
     assert all(line[-1][0] == r for line in lines.values())
@@ -100,6 +116,10 @@ def change_beside_weight():
     assert 0 <= changes[smallest] <= changes[largest] == max(changes.values())
     assert changes[largest] > 0
     assert _same(_map(_figure().axes[0]), lens.grid(changes))
+
+
+def merge_by_hand():
+    assert 0 < worst < 1e-5
 
 
 def rounding_errors():
