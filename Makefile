@@ -12,7 +12,7 @@ export GOMP_SPINCOUNT ?= 20000
 # In quotes, as the folder may have a space in its name.
 TEST_ENV := COURSE_SIZE=test COURSE_WORKSPACE="$(CURDIR)/build/test-workspace" HF_HUB_OFFLINE=1
 # What another `pip install` moved since: then the environment is set up again. Takes a third of a second.
-MOVED := $(shell test -e $(READY) && $(PY) -m helpers.environment --versions 2>&1 | sed -n 's/^differ from the pins: //p')
+MOVED := $(shell test -e $(READY) && $(PY) -m helpers.setup.environment --versions 2>&1 | sed -n 's/^differ from the pins: //p')
 
 MODEL := build/test-workspace/models/smollm2-135m/sha256.json
 

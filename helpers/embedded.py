@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from helpers import network, presets, workspace
+from helpers import presets, workspace
 from helpers.errors import CourseError
+from helpers.setup import network
 
 NEEDED = {"model.safetensors", "config.json", "tokenizer.json"}
 

@@ -8,7 +8,8 @@ import warnings
 from functools import cache
 from typing import NamedTuple
 
-from helpers import installation, locks, presets, settings, workspace
+from helpers import presets, settings, workspace
+from helpers.setup import installation, locks
 
 # Long enough for a driver that has to wake up.
 DRIVER_SECONDS = 30

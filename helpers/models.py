@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from helpers import environment, machine, network, presets, workspace
+from helpers import machine, presets, workspace
 from helpers.embedded import embedded_folder
-from helpers.environment import default_name
 from helpers.errors import CourseError
+from helpers.setup import environment, network
+from helpers.setup.environment import default_name
 
 
 def limit_to_t4() -> None:

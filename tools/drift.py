@@ -1,8 +1,8 @@
 """Does the lock still install and hold together on a Colab image? `python tools/drift.py IMAGE [--lock FILE]`.
 
-IMAGE is a label of helpers/images.json, or the file of a `pip freeze` (with --python, unless a file named
-os-info-… lies beside it). For every pin: is there a file for that Python, with a hash that the lock knows, and
-is everything that it asks for there, in the image or in the lock? Exits with 1 and a list of conflicts, each
+IMAGE is a label of helpers/setup/colab_images.json, or the file of a `pip freeze` (with --python, unless a file
+named os-info-… lies beside it). For every pin: is there a file for that Python, with a hash that the lock knows,
+and is everything that it asks for there, in the image or in the lock? Exits with 1 and a list of conflicts, each
 with what would mend it; with 2 if the package index could not be asked. Nothing is installed.
 """
 
@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from images import UV, read_freeze, read_python
 
-from helpers import locks
 from helpers.errors import CourseError
+from helpers.setup import locks
 
 # Colab is Ubuntu 22.04, glibc 2.35: a wheel for any of these runs there.
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)]
@@ -278,7 +278,7 @@ def main() -> None:
         sys.exit(2)
     if target.minor not in locks.PYTHONS:
         what = f"Python {target.minor}: the course is proven with {', '.join(locks.PYTHONS)} and refuses others"
-        mend = "mend the rest, run `make pins` and `make replica`, then add it to PYTHONS in helpers/locks.py"
+        mend = "mend the rest, run `make pins` and `make replica`, then add it to PYTHONS in helpers/setup/locks.py"
         found.insert(0, Conflict(what, mend))
     for one in on_purpose:
         print(

@@ -1,4 +1,4 @@
-"""Put a Colab image into `helpers/images.json`: `python tools/images.py LABEL PIP-FREEZE OS-INFO`.
+"""Put a Colab image into `helpers/setup/colab_images.json`: `python tools/images.py LABEL PIP-FREEZE OS-INFO`.
 
 Google publishes both lists of every image (googlecolab/backend-info on GitHub: pip-freeze.gpu.txt and
 os-info-gpu.txt). Kept are the image's Python and every package that has a version.
@@ -15,10 +15,10 @@ from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from helpers import locks
 from helpers.errors import CourseError
+from helpers.setup import locks
 
-FILE = ROOT / "helpers" / "images.json"
+FILE = ROOT / "helpers" / "setup" / "colab_images.json"
 # uv of this environment, else any other.
 UV = (
     shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

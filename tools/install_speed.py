@@ -18,7 +18,7 @@ from pathlib import Path
 
 import replica
 
-from helpers import locks
+from helpers.setup import locks
 
 README = replica.ROOT / "README.md"
 MARKS = re.compile(r"(<!-- install -->\n).*?(<!-- /install -->)", re.DOTALL)
@@ -44,7 +44,7 @@ def pip_cell(python: Path) -> list[list[str]]:
 
 
 def kit_cell(python: Path) -> list[list[str]]:
-    return [[str(python), "-c", "from helpers import environment; environment.install()"]]
+    return [[str(python), "-c", "from helpers.setup import environment; environment.install()"]]
 
 
 def measure(base: Path, cell, with_uv: bool) -> tuple[float, float | None]:

@@ -69,7 +69,8 @@ note = f", another version: this notebook is for {{REF}}. {{why}}" if other else
 print(f"Course: {{kit}}{{note}}".strip())"""
 CHECK_THE_MACHINE = """\
 # Check this machine, and install what it lacks.
-from helpers import environment, workspace
+from helpers import workspace
+from helpers.setup import environment
 
 environment.install()
 print(workspace.describe())"""

@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT))
 from drift import blocks, read_image
 from images import UV
 
-from helpers import locks
 from helpers.errors import CourseError
+from helpers.setup import locks
 
 OVERRIDES = ROOT / "requirements-overrides.txt"
 # Never replaced on Colab: compiled neighbours depend on them, and numpy is loaded before any cell runs.

@@ -1,6 +1,6 @@
 """Rebuild a Colab image as a virtual environment, install the kit on top, and run the course there.
 
-`python tools/replica.py [IMAGE] [--only-build] [--notebooks 01 02]`: IMAGE is a label of helpers/images.json
+`python tools/replica.py [IMAGE] [--only-build] [--notebooks 01 02]`: IMAGE is a label of helpers/setup/colab_images.json
 (default: the newest). The environment has the image's Python, its PyTorch, and the image's version of every package that the
 course uses or that PyTorch brings. It stays in build/replica/IMAGE until the next call, which builds it
 anew. PyTorch comes from PyPI, so it is a CUDA build (about 3 GB), and not the very one on Colab. Needs uv.
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from images import UV
 
-from helpers import locks
 from helpers.errors import CourseError
+from helpers.setup import locks
 
 OUT = ROOT / "build" / "replica"
 
@@ -83,11 +83,13 @@ def on_colab(folder: Path) -> dict[str, str]:
 
 def install_kit(python: Path, folder: Path) -> None:
     """`environment.install()` and the report, as the notebooks' second cell and notebook 01 call them."""
-    code = "from helpers import environment; environment.install(); print(environment.check())"
+    code = (
+        "from helpers.setup import environment; environment.install(); print(environment.check())"
+    )
     done = subprocess.run([python, "-c", code], env=on_colab(folder), text=True, check=False)
     if done.returncode:
         sys.exit("The kit could not be installed on the replica.")
-    check = [python, "-m", "helpers.environment"]
+    check = [python, "-m", "helpers.setup.environment"]
     if subprocess.run(check, env=on_colab(folder), capture_output=True, check=False).returncode:
         sys.exit("The report on the replica is not clean.")
 

@@ -1,4 +1,4 @@
-"""Run the probes of `helpers/probes.py` on the GPU, and see that the T4 mode holds.
+"""Run the probes of `helpers/setup/probes.py` on the GPU, and see that the T4 mode holds.
 
 `COURSE_T4=1 python tests/gpu/probes.py`
 """
@@ -11,7 +11,7 @@ from helpers import models  # noqa: F401  isort: skip  (Unsloth first; sets the 
 
 import torch
 
-from helpers import environment
+from helpers.setup import environment
 
 
 def t4_mode(failures: list[str]) -> dict:

@@ -140,7 +140,8 @@ def without_unsloth():
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from helpers import environment, presets
+    from helpers import presets
+    from helpers.setup import environment
 
     environment.limit_to_t4()
     tokenizer = AutoTokenizer.from_pretrained(MODEL)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import locks
+from helpers.setup import locks
 
 KIT = Path(__file__).parents[2]
 NEWEST = next(iter(locks.images()))
@@ -206,7 +206,7 @@ def test_an_image_with_a_python_that_the_course_refuses_does_not_hold(tmp_path):
     image = freeze(tmp_path, "3.14.2")
     done = drift(image, "--lock", a_lock(tmp_path, "colorama==0.4.6"))
     assert done.returncode == 1 and "1 conflicts" in done.stderr
-    assert "add it to PYTHONS in helpers/locks.py" in done.stdout
+    assert "add it to PYTHONS in helpers/setup/locks.py" in done.stdout
 
 
 def test_a_pin_without_a_hash_among_others_is_a_conflict(tmp_path):

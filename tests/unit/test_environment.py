@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helpers import environment, locks, machine, presets
+from helpers import machine, presets
 from helpers.errors import CourseError
+from helpers.setup import environment, locks
 
 KIT = Path(__file__).parents[2]
 sys.path.insert(0, str(KIT / "tools"))
@@ -280,7 +281,7 @@ def test_a_model_of_ones_own_is_named(monkeypatch, written):
 # ------------------------------------------------------------------------------------ a bare interpreter
 def test_a_bare_interpreter_gets_a_json_report_and_exit_code_1():
     # Without site-packages and without any PYTHON variable.
-    done = run(sys.executable, "-S", "-E", "-m", "helpers.environment", "--json")
+    done = run(sys.executable, "-S", "-E", "-m", "helpers.setup.environment", "--json")
     assert (done.returncode, done.stderr) == (1, "")
     report = json.loads(done.stdout)
     assert report["ok"] is False
@@ -291,7 +292,7 @@ def test_a_bare_interpreter_gets_a_json_report_and_exit_code_1():
 
 
 def test_a_bare_interpreter_gets_a_report_to_read():
-    done = run(sys.executable, "-S", "-E", "-m", "helpers.environment")
+    done = run(sys.executable, "-S", "-E", "-m", "helpers.setup.environment")
     assert (done.returncode, done.stderr) == (1, "")
     marked = [line for line in done.stdout.splitlines() if line.startswith("[FIX]")]
     torch_line = marked.pop(0)
@@ -302,7 +303,7 @@ def test_a_bare_interpreter_gets_a_report_to_read():
 
 def test_a_gpu_without_torch_is_one_failed_probe(command_path):
     script(command_path / "nvidia-smi", f"echo '{T4}'")
-    done = run(sys.executable, "-S", "-E", "-m", "helpers.environment", "--probe")
+    done = run(sys.executable, "-S", "-E", "-m", "helpers.setup.environment", "--probe")
     assert (done.returncode, done.stderr) == (1, "")
     (line,) = re.findall(r"^\[FIX\] PyTorch .*", done.stdout, re.MULTILINE)
     assert "PyTorch is absent" in line
@@ -321,7 +322,7 @@ def test_a_gpu_that_torch_does_not_see_is_one_failed_probe(command_path):
         ("requirements-local.txt", "", {}),
         ("requirements-local.in", None, {}),
         ("requirements-overrides.txt", None, {}),
-        ("helpers/images.json", "{", {"COLAB_RELEASE_TAG": "release-colab"}),
+        ("helpers/setup/colab_images.json", "{", {"COLAB_RELEASE_TAG": "release-colab"}),
     ],
 )
 def test_a_damaged_file_of_the_course_is_named_without_a_traceback(
@@ -333,7 +334,7 @@ def test_a_damaged_file_of_the_course_is_named_without_a_traceback(
     (tmp_path / name).unlink()
     if content is not None:
         (tmp_path / name).write_text(content)
-    command = ("-m", "helpers.environment")
+    command = ("-m", "helpers.setup.environment")
     done = run(sys.executable, *command, cwd=tmp_path, **variables)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(str(tmp_path / name)) and "What to do: Get" in done.stderr
@@ -344,7 +345,7 @@ def test_a_damaged_file_of_the_course_is_named_without_a_traceback(
 
 
 def test_the_exit_code_says_whether_this_environment_is_right():
-    done = run(sys.executable, "-m", "helpers.environment", "--json")
+    done = run(sys.executable, "-m", "helpers.setup.environment", "--json")
     report = json.loads(done.stdout)
     assert report["ok"] == all(row["ok"] for row in report["packages"])
     assert done.returncode == (0 if report["ok"] else 1)
@@ -406,7 +407,7 @@ def test_a_python_that_cannot_read_the_helpers_is_told_so(minor):
     python = find_python(minor)
     if python == minor:
         pytest.skip(f"no Python {minor} here")
-    command = [python, "-m", "helpers.environment"]
+    command = [python, "-m", "helpers.setup.environment"]
     done = subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"This is Python {minor}." in done.stderr and "Python 3.11, 3.12 or 3.13" in done.stderr

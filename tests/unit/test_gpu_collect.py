@@ -19,7 +19,7 @@ sys.path.insert(0, str(GPU))
 import collect
 import common
 
-from helpers import locks
+from helpers.setup import locks
 
 HELPERS = common.helpers_hash()
 H100 = {"date": "2026-01-02", "gpu": "NVIDIA H100", "helpers": HELPERS}

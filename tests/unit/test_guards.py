@@ -15,14 +15,15 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import locks, presets
+from helpers import presets
+from helpers.setup import locks
 
 KIT = Path(__file__).parents[2]
 sys.path.insert(0, str(KIT / "tools"))
 from drift import hashes
 
 NOTEBOOKS = sorted((KIT / "notebooks").glob("*.ipynb"))
-SOURCES = [*NOTEBOOKS, *sorted((KIT / "helpers").glob("*.py"))]
+SOURCES = [*NOTEBOOKS, *sorted((KIT / "helpers").rglob("*.py"))]
 # Values that options of text may have, from the documentation of PEFT, Transformers and Unsloth. Unsloth
 # takes a misspelt use_gradient_checkpointing without a word.
 KNOWN = {

@@ -34,7 +34,7 @@ def error_of(client, source) -> dict | None:
 
 SET_UP = f"""
 import sys; sys.path.insert(0, {str(workspace.KIT)!r})
-from helpers import hints
+from helpers.setup import hints
 hints.explain_missing_names(); hints.explain_missing_names()
 """
 
@@ -77,6 +77,6 @@ get_ipython().set_custom_exc((ImportError,), show)
 
 
 def test_outside_a_notebook_nothing_happens():
-    from helpers import hints
+    from helpers.setup import hints
 
     hints.explain_missing_names()

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers import environment
+from helpers.setup import environment
 
 KIT = Path(__file__).parents[2]
+# The helpers' own packages: what is imported from them is a file.
+PACKAGES = ("helpers", "helpers.setup")
 # Lowest floor first: a helper imports only those before it. With each, what else it may import
 # at module level beside the standard library.
 HELPERS = {
@@ -20,15 +22,15 @@ HELPERS = {
     "settings": set(),
     "presets": set(),
     "workspace": set(),
-    "hints": set(),
-    "network": set(),
-    "locks": set(),
-    "installers": set(),
-    "installation": set(),
+    "setup.hints": set(),
+    "setup.network": set(),
+    "setup.locks": set(),
+    "setup.installers": set(),
+    "setup.installation": set(),
     "machine": set(),
-    "probes": {"torch"},
-    "untouched": set(),
-    "environment": set(),
+    "setup.probes": {"torch"},
+    "setup.untouched": set(),
+    "setup.environment": set(),
     "letters": set(),
     "shapes": set(),
     "reading": set(),
@@ -50,6 +52,7 @@ HELPERS = {
     "training": {"unsloth", "torch", "transformers", "trl"},
     "evaluation": {"torch"},
     "plots": {"matplotlib", "numpy"},
+    "drawings": {"matplotlib"},
     "widgets": {"ipywidgets", "IPython"},
 }
 STANDARD_LIBRARY_ONLY = [
@@ -58,14 +61,14 @@ STANDARD_LIBRARY_ONLY = [
     "settings",
     "presets",
     "workspace",
-    "hints",
-    "network",
-    "locks",
-    "installers",
-    "installation",
+    "setup.hints",
+    "setup.network",
+    "setup.locks",
+    "setup.installers",
+    "setup.installation",
     "machine",
-    "untouched",
-    "environment",
+    "setup.untouched",
+    "setup.environment",
     "letters",
     "shapes",
     "reading",
@@ -99,6 +102,11 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(run(f"import json, sys; before = set(sys.modules)\n{code}\n{report}")))
 
 
+def import_all(names: list[str]) -> str:
+    """A statement that imports these helpers in this order."""
+    return "import " + ", ".join(f"helpers.{name}" for name in names)
+
+
 def packages(modules: set[str]) -> set[str]:
     """The packages that modules belong to, without the standard library and the helpers."""
     top = {name.split(".")[0] for name in modules}
@@ -108,11 +116,12 @@ def packages(modules: set[str]) -> set[str]:
 def imports(name: str) -> list[str]:
     """Modules that a helper imports when it is imported itself, in order."""
     found = []
-    for node in ast.parse((KIT / "helpers" / f"{name}.py").read_text(encoding="utf-8")).body:
+    file = KIT.joinpath("helpers", *name.split(".")).with_suffix(".py")
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "helpers":
-            found += [f"helpers.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module in PACKAGES:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             found.append(node.module)
     return found
@@ -120,8 +129,10 @@ def imports(name: str) -> list[str]:
 
 # -------------------------------------------------------------------------------------------- the house
 def test_every_helper_has_its_floor():
-    files = {file.stem for file in (KIT / "helpers").glob("*.py")} - {"__init__"}
-    assert files == set(HELPERS)
+    folder = KIT / "helpers"
+    files = {file.relative_to(folder).with_suffix("") for file in folder.rglob("*.py")}
+    names = {".".join(file.parts) for file in files if file.name != "__init__"}
+    assert names == set(HELPERS)
 
 
 @pytest.mark.parametrize("name", HELPERS)
@@ -140,13 +151,12 @@ def test_unsloth_is_the_first_package_that_is_imported(name):
 
 
 # ------------------------------------------------------------------------------------- fresh interpreters
-def test_the_package_itself_loads_nothing():
-    assert loaded_by("import helpers") == {"helpers"}
+def test_the_packages_themselves_load_nothing():
+    assert loaded_by("import helpers.setup") == set(PACKAGES)
 
 
 def test_these_helpers_load_the_standard_library_only():
-    code = f"from helpers import {', '.join(STANDARD_LIBRARY_ONLY)}"
-    assert packages(loaded_by(code)) == set()
+    assert packages(loaded_by(import_all(STANDARD_LIBRARY_ONLY))) == set()
 
 
 def test_drawing_does_not_load_torch():
@@ -157,8 +167,7 @@ def test_drawing_does_not_load_torch():
 
 def test_the_trainer_is_unsloths_although_every_light_helper_came_first():
     out = run(
-        f"from helpers import {', '.join(LIGHT)}\n"
-        "import sys, json\n"
+        f"{import_all(LIGHT)}\nimport sys, json\n"
         f"print(json.dumps(sorted({HEAVY!r} & set(sys.modules))))\n"
         "from helpers import training\n"
         "import trl\n"

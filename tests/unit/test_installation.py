@@ -20,7 +20,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
-from helpers import installers
+from helpers.setup import installers
 
 KIT = Path(__file__).parents[2]
 
@@ -102,8 +102,8 @@ class Shelf:
             (self.folder / name).touch()
         return (
             f"{before}\nfrom pathlib import Path\n"
-            "from helpers import environment, installers, locks\n"
             "from helpers.errors import CourseError\n"
+            "from helpers.setup import environment, installers, locks\n"
             f"locks.KIT = Path({str(self.folder)!r})\n"
             "installers.PAUSE_SECONDS = 0\n"
             f"for _ in range({times}):\n"
@@ -408,8 +408,9 @@ def test_on_colab_its_own_packages_are_taken_as_they_are(shelf):
     site = next(shelf.python.parents[1].glob("lib/python*/site-packages"))
     (site / "ipywidgets_parts" / "part1.py").unlink()
     images = f"locks.KIT = Path({str(shelf.folder)!r})"
-    (shelf.folder / "helpers").mkdir()
-    shutil.copy(KIT / "helpers" / "images.json", shelf.folder / "helpers")
+    (shelf.folder / "helpers" / "setup").mkdir(parents=True)
+    file = Path("helpers", "setup", "colab_images.json")
+    shutil.copy(KIT / file, shelf.folder / file)
     assert images in shelf.code((line,))
     out = shelf.install(line, COLAB_RELEASE_TAG="a test")
     assert out.startswith("Packages match the pins.\n")
@@ -574,7 +575,7 @@ def test_a_satisfied_install_changes_nothing_and_starts_no_installer(shelf):
 def test_on_colab_a_button_restarts_the_session():
     cells = [
         "import os, sys\nos.environ['COLAB_RELEASE_TAG'] = 'a test'",
-        f"sys.path.insert(0, {str(KIT)!r})\nfrom helpers import installation",
+        f"sys.path.insert(0, {str(KIT)!r})\nfrom helpers.setup import installation",
         "button = installation._offer_restart()",
         "button.click()\nimport time\ntime.sleep(30)",
     ]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import locks
 from helpers.errors import CourseError
+from helpers.setup import locks
 
 KIT = Path(__file__).parents[2]
 IMAGES = locks.images()
@@ -116,7 +116,7 @@ def test_markers_are_judged_for_the_python_that_was_asked_for():
 def test_without_packaging_pip_s_copy_reads_requirements():
     code = (
         "import sys; sys.modules['packaging'] = sys.modules['packaging.requirements'] = None\n"
-        "from helpers import locks\n"
+        "from helpers.setup import locks\n"
         "print(locks.requirement_class().__module__)\n"
         "sys.modules['pip._vendor.packaging.requirements'] = None\n"
         "print(locks.requirement_class())\n"
@@ -191,16 +191,17 @@ def test_images_come_newest_first_and_hold_what_no_lock_replaces():
 
 def make_entry(folder: Path, freeze: str, os_info: str, label: str = "2099-01-01"):
     """Run the tool in a copy of the kit that holds only what it reads."""
-    for name in ("helpers/locks.py", "helpers/errors.py", "helpers/images.json", "tools/images.py"):
+    names = ("__init__.py", "errors.py", "setup/__init__.py", "setup/locks.py")
+    names = [f"helpers/{name}" for name in (*names, "setup/colab_images.json")]
+    for name in (*names, "tools/images.py"):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((KIT / name).read_bytes())
-    (folder / "helpers" / "__init__.py").touch()
     (folder / "freeze.txt").write_text(freeze)
     (folder / "os.txt").write_text(os_info)
     command = [sys.executable, "tools/images.py", label, "freeze.txt", "os.txt"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done, json.loads((folder / "helpers" / "images.json").read_text())
+    return done, json.loads((folder / "helpers" / "setup" / "colab_images.json").read_text())
 
 
 def test_a_package_list_becomes_an_entry(tmp_path):

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import environment, locks, network, presets
+from helpers import presets
 from helpers.errors import CourseError
+from helpers.setup import environment, locks, network
 
 KIT = Path(__file__).parents[2]
 NAMES = [*network.PROXIES, *map(str.lower, network.PROXIES), *network.MIRRORS, *network.OFFLINE]
@@ -127,7 +128,7 @@ def test_the_variable_that_is_named_is_empty_after_the_advice_is_followed():
     code = (
         "import os; from IPython.core.interactiveshell import InteractiveShell\n"
         "InteractiveShell().run_line_magic('env', 'ALL_PROXY=')\n"
-        "from helpers import network; print([os.environ['ALL_PROXY'], network.problems()])"
+        "from helpers.setup import network; print([os.environ['ALL_PROXY'], network.problems()])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -258,7 +258,7 @@ def test_no_cell_gives_a_helper_s_name_to_something_else(notebook):
     imported, given = set(), set()
     for cell in code_cells(notebook):
         for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.ImportFrom) and node.module == "helpers":
+            if isinstance(node, ast.ImportFrom) and node.module in ("helpers", "helpers.setup"):
                 imported |= {alias.asname or alias.name for alias in node.names}
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 given.add(node.id)

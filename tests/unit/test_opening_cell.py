@@ -171,7 +171,10 @@ def test_the_real_kit_holds_what_the_next_cells_need(folder, monkeypatch):
     made = packer.write(KIT, "v0-test")
     made.rename(folder.path / made.name)
     kit = folder.kit(COURSE_REPO=NOWHERE)
-    code = "from helpers import environment, workspace; print(workspace.KIT, environment.version('pip'))"
+    code = (
+        "from helpers import workspace\nfrom helpers.setup import environment\n"
+        "print(workspace.KIT, environment.version('pip'))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=kit, capture_output=True, text=True, check=True
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import locks
+from helpers.setup import locks
 
 KIT = Path(__file__).parents[2]
 NEWEST = next(iter(locks.images()))
@@ -85,7 +85,7 @@ def test_a_local_lock_that_is_absent_or_damaged_is_made_anew(kit, before):
 
 
 def test_damaged_images_are_named_and_stay(kit):
-    file = kit / "helpers" / "images.json"
+    file = kit / "helpers" / "setup" / "colab_images.json"
     file.write_text("{")
     (kit / "pip-freeze.txt").write_text("torch==2.11.0\n")
     (kit / "os-info.txt").write_text("Python 3.13.5\n")
@@ -94,7 +94,7 @@ def test_damaged_images_are_named_and_stay(kit):
             ["2027-01-31", "pip-freeze.txt", "os-info.txt"] if tool == "images" else [NEWEST]
         )
         done = run(kit, tool, *arguments)
-        assert done.returncode == 1 and "images.json is damaged" in done.stderr, tool
+        assert done.returncode == 1 and "colab_images.json is damaged" in done.stderr, tool
     assert file.read_text() == "{"
 
 
@@ -121,9 +121,8 @@ def test_a_label_that_is_no_plain_name_is_refused(kit, label):
     (kit / "os-info.txt").write_text("Python 3.13.5\n")
     done = run(kit, "images", label, "pip-freeze.txt", "os-info.txt")
     assert done.returncode == 1 and "is not a label" in done.stderr
-    assert (kit / "helpers" / "images.json").read_text() == (
-        KIT / "helpers" / "images.json"
-    ).read_text()
+    file = Path("helpers", "setup", "colab_images.json")
+    assert (kit / file).read_text() == (KIT / file).read_text()
 
 
 @pytest.mark.parametrize("label", [*locks.images(), "2027-01-31"])

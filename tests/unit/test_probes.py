@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import environment, probes
+from helpers.setup import environment, probes
 
 
 def test_a_four_bit_product_and_a_16_bit_one_are_right_here():

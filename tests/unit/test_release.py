@@ -114,7 +114,7 @@ def test_the_kit_holds_what_a_student_needs_in_one_folder(course):
     needed = {"README.md", "LICENSE", "NOTICE", "Makefile", "requirements-colab.txt"}
     needed |= {"requirements-local.txt", "requirements-local.in", "requirements-overrides.txt"}
     needed |= {f"notebooks/{path.name}" for path in record.notebooks()}
-    needed |= {"helpers/images.json", "data/conversations.json", "tools/course.py"}
+    needed |= {"helpers/setup/colab_images.json", "data/conversations.json", "tools/course.py"}
     assert needed <= inside
     assert not any(name.startswith(("tests/", ".", "build/", "workspace/")) for name in inside)
 

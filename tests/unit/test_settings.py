@@ -82,7 +82,7 @@ def test_no_helper_reads_a_variable_of_the_course_in_another_way():
     reads = re.compile(
         r"""(?:environ\.get\(|getenv\(|environ\[)\s*["']COURSE_\w+["'](?!\]\s*=[^=])"""
     )
-    for file in KIT.glob("helpers/*.py"):
+    for file in KIT.glob("helpers/**/*.py"):
         assert not reads.findall(file.read_text(encoding="utf-8")), file.name
     assert reads.findall('if os.environ.get("COURSE_T4") == "1":')
     assert not reads.findall('os.environ["COURSE_T4"] = "1"')

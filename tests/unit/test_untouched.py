@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import locks, machine, untouched
+from helpers import machine
+from helpers.setup import locks, untouched
 
 KIT = Path(__file__).parents[2]
 LABEL, IMAGE = next(iter(locks.images().items()))
@@ -23,7 +24,7 @@ import json, platform, sys
 sys.path.insert(0, {site!r})
 platform.python_version = lambda: {python!r}
 {before}
-from helpers import environment, installation
+from helpers.setup import environment, installation
 # An installer would work on the environment that runs the tests.
 installation.bring = None
 report = environment.check()
@@ -213,7 +214,7 @@ def test_on_a_laptop_without_torch_the_set_up_says_how_to_get_it(laptop, before)
 def differing(site: Site) -> tuple[int, str]:
     code = (
         f"import sys; sys.path.insert(0, {str(site.folder)!r}); sys.argv[1:] = ['--versions']\n"
-        "from helpers import environment; sys.exit(environment.main())"
+        "from helpers.setup import environment; sys.exit(environment.main())"
     )
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COURSE", "COLAB"))}
     done = subprocess.run(

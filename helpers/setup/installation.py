@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from helpers import installers, locks
 from helpers.errors import CourseError
+from helpers.setup import installers, locks
 
 # Packages that were replaced while they were loaded: only a restart brings the new version.
 _stale: set[str] = set()

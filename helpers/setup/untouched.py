@@ -9,9 +9,10 @@ import platform
 import sys
 from pathlib import Path
 
-from helpers import locks, machine
+from helpers import machine
 from helpers.errors import CourseError
-from helpers.probes import Probe
+from helpers.setup import locks
+from helpers.setup.probes import Probe
 
 # What the Makefile leaves in the environment that it sets up.
 READY = Path(sys.prefix, ".ready")

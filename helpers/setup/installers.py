@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers import locks, network
 from helpers.errors import CourseError
+from helpers.setup import locks, network
 
 ATTEMPTS, PAUSE_SECONDS = 3, 5
 # Colab sets these for the making of its image; they name files that are not there any more.

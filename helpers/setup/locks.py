@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from helpers.errors import CourseError
 
-KIT = Path(__file__).resolve().parent.parent
+KIT = Path(__file__).resolve().parents[2]
 # Never replaced: compiled neighbours are built for them, and numpy is loaded before any cell runs.
 UNTOUCHED = ("torch", "torchvision", "torchaudio", "triton", "numpy")
 # Python versions for which every pin is proven to resolve.
@@ -239,7 +239,7 @@ def images() -> dict[str, dict]:
     Raises:
         CourseError: the file of images is absent or damaged.
     """
-    file = KIT / "helpers" / "images.json"
+    file = KIT / "helpers" / "setup" / "colab_images.json"
     try:
         return json.loads(read(file))
     except json.JSONDecodeError as error:

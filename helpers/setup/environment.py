@@ -1,6 +1,6 @@
 """What machine is this, do its packages match the pins, and put it right. Needs only the standard library.
 
-`python -m helpers.environment [--json] [--probe]` prints the report and exits with 1 when something is wrong;
+`python -m helpers.setup.environment [--json] [--probe]` prints the report and exits with 1 when something is wrong;
 with `--versions` it only compares versions, in a tenth of a second.
 """
 
@@ -15,20 +15,11 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from helpers import (
-    hints,
-    installation,
-    locks,
-    machine,
-    network,
-    presets,
-    probes,
-    settings,
-    untouched,
-)
+from helpers import machine, presets, settings
 from helpers.errors import CourseError
 from helpers.machine import default_name, gpu, limit_to_t4, which_model
-from helpers.probes import Probe
+from helpers.setup import hints, installation, locks, network, probes, untouched
+from helpers.setup.probes import Probe
 
 # Loggers that warn, on a machine without a GPU, of GPU parts that are missing there.
 QUIET = ("torchao", "bitsandbytes.backends.cpu.ops", "torch.utils._pytree")
@@ -186,7 +177,7 @@ def _mend(one: locks.Unmet) -> str:
 
 def _need_these_helpers() -> None:
     """CourseError where the first cell has found another copy of the course since these helpers were loaded."""
-    kit = Path(__file__).resolve().parents[1]
+    kit = Path(__file__).resolve().parents[2]
     found = (Path(place) for place in sys.path if (Path(place) / "helpers/presets.py").is_file())
     now = next(found, kit).resolve()
     if now != kit:
