@@ -143,7 +143,7 @@ EXTREMES = {
     "lora_alpha": ({0.0001: 3.31, 0.016: 3.26, 0.16: 2.97}, {1024: 2.96, 1e6: NAN}),
     "epochs": ({}, {8: 3.62, 15: 4.20}),
 }
-# The longest rows whose memory was measured (tests/gpu/results.json).
+# The longest rows whose memory was measured (gpu/results.json).
 LONGEST_MEASURED = 4096
 # "Notebooks can run for at most 12 hours" (Colab's FAQ, on its free machines).
 COLAB_HOURS = 12

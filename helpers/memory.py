@@ -3,7 +3,7 @@
 The parts are counted from the model's shape. A few numbers are not: how much of one block lives at once,
 and what the allocator adds. They were fitted to peaks of ``torch.cuda.max_memory_reserved()`` of Llama-2-7B
 and Llama-3.2-3B on a GPU limited to a T4's memory, with an older driver's 14.741 GiB (Unsloth 2026.10.9;
-tests/gpu/results.json has them all).
+gpu/results.json has them all).
 """
 
 import math
@@ -44,7 +44,7 @@ BYTES_PER_LOGIT = 17
 
 # Tokens at once beyond which more of them bring little. On an H100 8 rows of 192 tokens at once trained 1.6 times
 # as fast as 4, but 8 rows of 1000 only 1.15 times as fast as 4, and 4 rows of 2048 1.14 times as fast as 2
-# (tests/gpu/results.json). A T4 was not measured.
+# (gpu/results.json). A T4 was not measured.
 BUSY_TOKENS = 4096
 
 # Left free when the rows at once are chosen, in GiB: the estimate may be a little low.

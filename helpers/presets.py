@@ -79,7 +79,7 @@ T4_MEMORY_GIB = 14.563
 OLDER_T4_MEMORY_GIB = 14.741
 T4_CAPABILITY = (7, 5)
 # A CUDA context with the kernels of a training run, beside PyTorch's own memory: 0.80 and 0.81 in two runs on
-# an H100 (tests/gpu/results.json has the later one). Not measured on a T4.
+# an H100 (gpu/results.json has the later one). Not measured on a T4.
 CUDA_CONTEXT_GIB = 0.81
 
 # At most this many training conversations: the homework's rule.

@@ -2,7 +2,7 @@
 
 Where GitHub cannot be reached, a teacher hands that file out: beside a notebook, or in Google Drive, its opening
 cell takes the course from there. In it are the files that git knows, as they stand in the folder, without the
-tests. The same files make the same zip, byte for byte.
+tests and the GPU scripts. The same files make the same zip, byte for byte.
 """
 
 import re

@@ -5,7 +5,8 @@ python tools/record.py --check  exit 1 if they say anything else
 
 data/measured.json holds, for each notebook, the minutes of the run whose outputs stand in the repository, those of
 each training in it, the machine, the date and the code; and the last run of all notebooks at full size. An entry
-without a date is from before this record.
+without a date is from before this record. Under `gpu` stands what notebooks show of the results of the GPU scripts:
+gpu/collect.py writes that.
 """
 
 import argparse

@@ -58,7 +58,7 @@ def parts(answer: str) -> dict[str, str]:
 
 # --------------------------------------------------------------------------------------------- schema
 def test_the_readme_lists_every_data_file_and_its_rows():
-    # measured.json holds minutes, no conversations.
+    # measured.json holds minutes and memory, no conversations.
     files = {file.name for file in FOLDER.glob("*.json")} - {"measured.json"}
     assert set(FILE_ROWS) == files == set(FILES)
     assert {name: len(read(name)) for name in FILES} == FILE_ROWS

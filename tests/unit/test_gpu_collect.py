@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 KIT = Path(__file__).parents[2]
-GPU = KIT / "tests" / "gpu"
+GPU = KIT / "gpu"
 sys.path.insert(0, str(GPU))
 import collect
 import common
@@ -65,6 +65,8 @@ SPEED = {
     },
     "failures": [],
 }
+# What tools/record.py keeps beside.
+RECORD = {"notebooks": {"01_a": {"minutes": 3}}, "full": {"date": "2026-01-01"}}
 MACHINE = {"gpu": "NVIDIA H100", "versions": {"torch": "2", "triton": "3", "unsloth": "4"}}
 
 
@@ -82,6 +84,8 @@ def kit(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", results)
     monkeypatch.setattr(collect, "FILE", tmp_path / "results.json")
     monkeypatch.setattr(collect, "README", readme)
+    monkeypatch.setattr(collect, "SHOWN", tmp_path / "measured.json")
+    collect.SHOWN.write_text(json.dumps(RECORD))
     monkeypatch.setattr(sys, "argv", ["collect.py"])
     readme.write_text("above\n<!-- gpu -->\n<!-- /gpu -->\nbelow\n", encoding="utf-8")
     results.mkdir()
@@ -234,7 +238,7 @@ def test_a_half_saved_model_does_not_have_the_models_name(tmp_path):
 # --------------------------------------------------------------------------------- running notebooks
 @pytest.fixture(scope="module")
 def runner():
-    """tests/gpu/notebooks.py; tools/ has a module of the same name."""
+    """gpu/notebooks.py; tools/ has a module of the same name."""
     spec = importlib.util.spec_from_file_location("gpu_notebooks", GPU / "notebooks.py")
     module = importlib.util.module_from_spec(spec)
     path = sys.path.copy()
@@ -436,6 +440,34 @@ def test_nothing_is_written_where_no_table_can_be_made(kit):
     with pytest.raises(KeyError):
         collect.main()
     assert kit.readme.read_text() == before and not collect.FILE.exists()
+    assert json.loads(collect.SHOWN.read_text()) == RECORD
+
+
+def test_what_notebooks_show_stands_in_the_record_beside_what_others_keep_there(kit):
+    kit.run()
+    assert json.loads(collect.SHOWN.read_text()) == RECORD
+    seven = list(common.presets.PROJECTIONS)
+    homework = [POINT | {"targets": seven}]
+    homework += [POINT | {"targets": seven, "model": "llama-2-7b", "bits": 16, "measured_gib": 13}]
+    others = [{"r": 4}, {"rows": 1}, {"tokens": 512}, {"model": "llama-3.2-3b"}]
+    others += [{"measured_gib": None}]
+    points = [POINT, *homework, *(homework[0] | other for other in others)]
+    kit.write(grid={"points": points, "context_gib": 0.8})
+    kit.run()
+    record = json.loads(collect.SHOWN.read_text())
+    made = record.pop("gpu")
+    assert record == RECORD and (made["date"], made["gpu"]) == (H100["date"], H100["gpu"])
+    assert [(p["bits"], p["measured_gib"]) for p in made["homework_peaks"]] == [
+        (4, 4.652),
+        (16, 13),
+    ]
+    # A number that was edited is seen.
+    sys.argv.append("--check")
+    collect.main()
+    made["homework_peaks"][0]["measured_gib"] = 4
+    collect.SHOWN.write_text(json.dumps(record | {"gpu": made}))
+    with pytest.raises(SystemExit, match="measured.json"):
+        collect.main()
 
 
 def test_other_versions_than_the_pins_are_disclosed(kit):
@@ -568,9 +600,9 @@ def test_parts_measured_with_earlier_helpers_or_other_versions_are_named(kit):
 @pytest.fixture
 def checkout(tmp_path):
     """A folder with the two scripts, and a `python3` and a `uv` that only note what they were asked."""
-    (tmp_path / "tests" / "gpu").mkdir(parents=True)
+    (tmp_path / "gpu").mkdir()
     for name in ("run.sh", "pack.sh"):
-        shutil.copy(GPU / name, tmp_path / "tests" / "gpu")
+        shutil.copy(GPU / name, tmp_path / "gpu")
     shutil.copy(KIT / "requirements-local.txt", tmp_path)
     programs = {
         "python3": 'echo "$@" >> calls',
@@ -589,7 +621,7 @@ def checkout(tmp_path):
         path = f"{tmp_path}/bin:{os.environ['PATH']}"
         environment = kept | {"PATH": path, "COURSE_SCRATCH": f"{tmp_path}/scratch"} | environment
         return subprocess.run(
-            [tmp_path / "tests" / "gpu" / script, *arguments],
+            [tmp_path / "gpu" / script, *arguments],
             env=environment,
             capture_output=True,
             text=True,
@@ -642,7 +674,7 @@ def test_models_are_made_where_they_are_missing_and_then_everything_runs(checkou
     done = checkout.sh("run.sh", MODELS=str(models))
     assert done.returncode == 0, done.stderr
     calls = (checkout.folder / "calls").read_text().splitlines()
-    scripts = [call.split()[0].removeprefix("tests/gpu/") for call in calls]
+    scripts = [call.split()[0].removeprefix("gpu/") for call in calls]
     assert calls[0].endswith(f"make_llama.py {models} llama-2-7b")
     assert calls[1].endswith(f"make_llama.py {models} llama-3.2-3b")
     assert scripts[2:] == [
@@ -651,7 +683,7 @@ def test_models_are_made_where_they_are_missing_and_then_everything_runs(checkou
     ]
     done = checkout.sh("run.sh", "notebooks", "05", "--jobs", "2", MODELS=str(models))
     last = (checkout.folder / "calls").read_text().splitlines()[-1]
-    assert last == "tests/gpu/notebooks.py 05 --jobs 2"
+    assert last == "gpu/notebooks.py 05 --jobs 2"
 
 
 def test_packing_leaves_results_and_one_cuda_library(checkout):

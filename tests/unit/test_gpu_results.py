@@ -11,7 +11,7 @@ import pytest
 from helpers.presets import CUDA_CONTEXT_GIB, T4_MEMORY_GIB
 
 KIT = Path(__file__).parents[2]
-RESULTS = json.loads((KIT / "tests" / "gpu" / "results.json").read_text(encoding="utf-8"))
+RESULTS = json.loads((KIT / "gpu" / "results.json").read_text(encoding="utf-8"))
 README = (KIT / "README.md").read_text(encoding="utf-8")
 # Without its line breaks.
 TEXT = " ".join(README.split())
@@ -23,8 +23,8 @@ def shape_name(shape: dict) -> str:
     return f"{shape['tokens']} tokens, {shape['kind']}"
 
 
-def test_the_readmes_table_is_made_from_the_results():
-    command = [sys.executable, KIT / "tests" / "gpu" / "collect.py", "--check"]
+def test_the_readmes_table_and_what_notebooks_show_are_made_from_the_results():
+    command = [sys.executable, KIT / "gpu" / "collect.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

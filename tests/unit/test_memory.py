@@ -12,7 +12,7 @@ from helpers import lora, memory
 from helpers.errors import CourseError
 from helpers.presets import CUDA_CONTEXT_GIB, MODELS, PROJECTIONS, T4_MEMORY_GIB
 
-GPU = Path(__file__).parents[1] / "gpu"
+GPU = Path(__file__).parents[2] / "gpu"
 sys.path.insert(0, str(GPU))
 import common
 

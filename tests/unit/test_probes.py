@@ -1,4 +1,4 @@
-"""The GPU's probes, as far as a processor can run them; tests/gpu runs them on a GPU."""
+"""The GPU's probes, as far as a processor can run them; gpu/ runs them on a GPU."""
 
 import pytest
 import torch

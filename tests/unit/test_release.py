@@ -116,7 +116,9 @@ def test_the_kit_holds_what_a_student_needs_in_one_folder(course):
     needed |= {f"notebooks/{path.name}" for path in record.notebooks()}
     needed |= {"helpers/setup/colab_images.json", "data/conversations.json", "tools/course.py"}
     assert needed <= inside
-    assert not any(name.startswith(("tests/", ".", "build/", "workspace/")) for name in inside)
+    assert not any(
+        name.startswith(("tests/", "gpu/", ".", "build/", "workspace/")) for name in inside
+    )
 
 
 def test_the_same_files_make_the_same_kit_in_any_time_zone(course):

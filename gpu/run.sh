@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run GPU scripts of this folder, also on a machine without network: `tests/gpu/run.sh [SCRIPT [ARGUMENT …]]`.
+# Run GPU scripts of this folder, also on a machine without network: `gpu/run.sh [SCRIPT [ARGUMENT …]]`.
 #
 #   run.sh                  everything, one after the other
 #   run.sh speed            one of: probes speed grid t4_kernels agree again resume notebooks
@@ -8,10 +8,10 @@
 #
 # README.md in this folder says what it needs, how long it takes, and what to bring back.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 scratch=${COURSE_SCRATCH:-/tmp/lora-course}
 archive=build/gpu-site-packages.tar.xz
-[ -f "$archive" ] || { echo "$archive is missing: make it with tests/gpu/pack.sh." >&2; exit 1; }
+[ -f "$archive" ] || { echo "$archive is missing: make it with gpu/pack.sh." >&2; exit 1; }
 # A folder with the right name is whole, and says which archive it came from.
 sum=$(sha256sum < "$archive")
 if [ "$(cat "$scratch/site/.archive" 2> /dev/null)" != "$sum" ]; then
@@ -29,17 +29,17 @@ wanted=(llama-2-7b)
 [[ ${1:-t4_kernels} =~ ^(t4_kernels|agree)$ ]] && wanted+=(llama-wide)
 [[ ${1:-grid} == grid ]] && wanted+=(llama-3.2-3b)
 for name in "${wanted[@]}"; do
-  [ -d "$MODELS/$name-bnb-4bit" ] || python3 tests/gpu/make_llama.py "$MODELS" "$name"
+  [ -d "$MODELS/$name-bnb-4bit" ] || python3 gpu/make_llama.py "$MODELS" "$name"
 done
-python3 tests/gpu/common.py
+python3 gpu/common.py
 if [ $# -gt 0 ]; then
   script=$1
   shift
-  exec python3 "tests/gpu/$script.py" "$@"
+  exec python3 "gpu/$script.py" "$@"
 fi
 failed=0
 for script in probes speed grid t4_kernels agree again resume notebooks; do
-  python3 "tests/gpu/$script.py" || failed=1
+  python3 "gpu/$script.py" || failed=1
 done
-python3 tests/gpu/collect.py
+python3 gpu/collect.py
 exit $failed

@@ -1,6 +1,6 @@
 """Make Llamas without downloading weights: their exact configurations, random numbers.
 
-`python tests/gpu/make_llama.py FOLDER [NAME …]` writes FOLDER/llama-2-7b (16 bits) and
+`python gpu/make_llama.py FOLDER [NAME …]` writes FOLDER/llama-2-7b (16 bits) and
 FOLDER/llama-2-7b-bnb-4bit (packed like the folder that students download), or the same for the other names
 in `SHAPES`. The tokenizer has 32,000 tokens and, like Llama-2's, no chat template. Answers of such a model
 are noise; memory, speed and every code path are a real one's.

@@ -1,6 +1,6 @@
 """Do the GPU's numbers agree with what they should be? Four comparisons on a small random Llama in 4 bits.
 
-`COURSE_T4=1 python tests/gpu/agree.py`, on an NVIDIA GPU:
+`COURSE_T4=1 python gpu/agree.py`, on an NVIDIA GPU:
 
 - padding: the same rows in a padding-free and in a padded batch give the same loss and adapter gradients, and
   so does a padded batch in 32-bit numbers in a process without a GPU;

@@ -1,6 +1,7 @@
-"""Put the results of the GPU scripts into `tests/gpu/results.json`, and a table of them into the README.
+"""Put the results of the GPU scripts into `gpu/results.json`, a table of them into the README, and what notebooks show
+of them into `data/measured.json`.
 
-`python tests/gpu/collect.py` reads `build/gpu/results/`; `--check` only compares the README with results.json.
+`python gpu/collect.py` reads `build/gpu/results/`; `--check` only compares the other two with results.json.
 Each part says under `run` when and with what it was measured; the notebooks' verdicts say it one by one.
 """
 
@@ -13,7 +14,9 @@ from collections.abc import Iterable
 
 import common
 
-FILE = common.KIT / "tests" / "gpu" / "results.json"
+FILE = common.KIT / "gpu" / "results.json"
+# The rest of it is tools/record.py's. A student's kit has it, but no gpu/.
+SHOWN = common.KIT / "data" / "measured.json"
 README = common.KIT / "README.md"
 MARKS = re.compile(r"(<!-- gpu -->\n).*?(<!-- /gpu -->)", re.DOTALL)
 PARTS = (
@@ -448,13 +451,43 @@ def weights_gib(results: dict) -> float | None:
             return point["loaded_gib"]
 
 
+def shown(results: dict) -> dict:
+    """What notebooks show: the peaks of the homework's training, with Llama-2-7B in 4 and in 16 bits."""
+    homework = common.presets.Choice()
+    # Two rows at once, as its training cell has them.
+    set_up = {"r": homework.r, "rows": 2, "tokens": homework.max_seq_length}
+    set_up["targets"] = list(homework.target_modules)
+    kept = ("model", "bits", *set_up, "measured_gib")
+    grid = results.get("grid", {})
+    peaks = [
+        {name: point[name] for name in kept}
+        for point in grid.get("points", [])
+        if point["model"].startswith("llama-2-7b")
+        and all(point.get(name) == value for name, value in set_up.items())
+        and point.get("measured_gib")
+    ]
+    run = grid.get("run", {})
+    limit = run.get("limit_gib", EARLIER_LIMIT_GIB)
+    about = {"date": run.get("date"), "gpu": run.get("gpu"), "limit_gib": limit}
+    return about | {"homework_peaks": peaks} if peaks else {}
+
+
+def with_shown(record: dict, results: dict) -> dict:
+    """`data/measured.json` with that under a key of its own."""
+    found = shown(results)
+    return record | {"gpu": found} if found else record
+
+
 def check(results: dict, readme: str, wanted: str) -> None:
-    """Exit with a reason where the README or a prediction is not what it would be if made now."""
+    """Exit with a reason where the README, a prediction or what notebooks show is not what it would be now."""
     points = results.get("grid", {}).get("points", [])
     if points != with_predictions(points):
         sys.exit("The planner's predictions in results.json are not those of helpers/memory.py.")
     if wanted != readme:
         sys.exit("The README's GPU table is not that of results.json.")
+    record = json.loads(SHOWN.read_text(encoding="utf-8"))
+    if record != with_shown(record, results):
+        sys.exit("What data/measured.json has under gpu is not what results.json has.")
 
 
 def main() -> None:
@@ -466,9 +499,14 @@ def main() -> None:
     if only_check:
         check(results, text, wanted)
         return
-    # Both or neither: only now is it known that a table can be made of them.
+    record = with_shown(json.loads(SHOWN.read_text(encoding="utf-8")), results)
+    # All or none: only now is it known that a table can be made of them.
     FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     README.write_text(wanted, encoding="utf-8")
+    # In the form that tools/record.py gives it.
+    half = SHOWN.with_suffix(".partial")
+    half.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    half.replace(SHOWN)
     print(made)
 
 

@@ -1,6 +1,6 @@
 """Is a second adapter in one session what it is in a fresh one? On a GPU, where Unsloth patches layers for the first.
 
-`COURSE_T4=1 python tests/gpu/again.py`, on an NVIDIA GPU. For pairs of choices: train the first for some steps, answer
+`COURSE_T4=1 python gpu/again.py`, on an NVIDIA GPU. For pairs of choices: train the first for some steps, answer
 a question, put the second in its place, and train it. Beside it the second alone, on a model just loaded. Equal must be:
 A before training, the functions that each layer computes with, and the losses.
 """

@@ -1,6 +1,6 @@
 """Run the course's notebooks with the random Llama-2-7B on a GPU with a T4's memory, no cell changed.
 
-`python tests/gpu/notebooks.py [NAME …] [--jobs N] [--cell-timeout SECONDS]`. Each notebook runs in a kernel
+`python gpu/notebooks.py [NAME …] [--jobs N] [--cell-timeout SECONDS]`. Each notebook runs in a kernel
 and a workspace of its own, as on a machine of its own in Colab. A thread beside the cells watches PyTorch's
 reserved memory; at the end the kernel is asked for the peak of its host memory. Executed copies go to
 `build/course/`, each cell's seconds to `cells.log`, verdicts to `notebooks.json`, beside those of notebooks that do

@@ -1,6 +1,6 @@
 """Measure what training takes on a GPU with a T4's memory, beside what the planner predicts.
 
-`COURSE_T4=1 python tests/gpu/grid.py [--jobs N]`: for each set-up two real training steps, and the peak of
+`COURSE_T4=1 python gpu/grid.py [--jobs N]`: for each set-up two real training steps, and the peak of
 `torch.cuda.max_memory_reserved()`. A set-up that does not fit is recorded as such. Each adapter has a process
 of its own: Unsloth keeps buffers between trainings, which would count for the next one. The first runs alone:
 the CUDA context is what the driver counts beyond PyTorch's own memory, at its end; the others run N at once.

@@ -1,6 +1,6 @@
 """Do PyTorch's and bitsandbytes' libraries hold machine code for a T4 (sm_75)? Needs no GPU.
 
-`python tests/gpu/binaries.py`, in an environment with a CUDA build of PyTorch, Triton (whose cuobjdump reads
+`python gpu/binaries.py`, in an environment with a CUDA build of PyTorch, Triton (whose cuobjdump reads
 the libraries) and bitsandbytes, such as a replica of a Colab image (`make replica`).
 """
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Pack what a GPU machine without network lacks: `tests/gpu/pack.sh [ARCHIVE]`.
+# Pack what a GPU machine without network lacks: `gpu/pack.sh [ARCHIVE]`.
 #
 # The archive holds the pinned packages of requirements-local.txt, without those that a GPU image has of its own
 # (PyTorch, what belongs to it, and the largest) and those that only a browser or a test needs. run.sh unpacks it
 # there. PYTHON_VERSION and CUDA are the GPU machine's: see README.md in this folder.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 archive=${1:-build/gpu-site-packages.tar.xz}
 python_version=${PYTHON_VERSION:-3.12}
 cuda=${CUDA:-130}

@@ -1,6 +1,6 @@
 """Speed and memory of three ways to train, and of two ways to answer, in one run on one GPU.
 
-`COURSE_T4=1 python tests/gpu/speed.py [--tokens N …]`. Each way has a process of its own, with the same 4-bit model, rows,
+`COURSE_T4=1 python gpu/speed.py [--tokens N …]`. Each way has a process of its own, with the same 4-bit model, rows,
 effective batch of 8, rank 16 and optimiser:
 
 - course: this course's settings, with the micro-batch that it derives;

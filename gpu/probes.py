@@ -1,6 +1,6 @@
 """Run the probes of `helpers/setup/probes.py` on the GPU, and see that the T4 mode holds.
 
-`COURSE_T4=1 python tests/gpu/probes.py`
+`COURSE_T4=1 python gpu/probes.py`
 """
 
 from dataclasses import asdict

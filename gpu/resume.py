@@ -1,6 +1,6 @@
 """Does a training that was broken off end as if it had not been? On a GPU, through `training.train`.
 
-`COURSE_T4=1 COURSE_MODEL=FOLDER python tests/gpu/resume.py`, on an NVIDIA GPU. One training whole; the same stopped
+`COURSE_T4=1 COURSE_MODEL=FOLDER python gpu/resume.py`, on an NVIDIA GPU. One training whole; the same stopped
 by SIGINT and continued with its trainer; the same stopped and continued with a model that was just loaded. Equal
 must be all losses. Then marks such as `</s>` in texts, and a step that does not fit into the memory.
 """

@@ -1,6 +1,6 @@
 """Would a T4 have every GPU kernel that training and answering need? Compiles them; does not run them there.
 
-`COURSE_T4=1 python tests/gpu/t4_kernels.py`, on any newer NVIDIA GPU. Two layers of Llama-2-7B's width are
+`COURSE_T4=1 python gpu/t4_kernels.py`, on any newer NVIDIA GPU. Two layers of Llama-2-7B's width are
 trained and asked, and every Triton kernel that is compiled on the way is compiled a second time for a T4's
 compute capability, 7.5. (`binaries.py` looks into PyTorch's and bitsandbytes' libraries.)
 

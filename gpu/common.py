@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KIT = Path(__file__).resolve().parents[2]
+KIT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(KIT))
 MODELS = Path(os.environ.get("MODELS", "/tmp/lora-course/models"))
 RESULTS = Path(os.environ.get("RESULTS", KIT / "build" / "gpu" / "results"))
