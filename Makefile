@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 # Where pip may look for a CPU build of torch, beside PyPI (whose build is for CUDA and much larger).
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH := $(shell sed -n 's/^torch==//p' requirements-local.in)
+TORCH := $(shell sed -n 's/^torch==//p' requirements/requirements-local.in)
 READY := $(VENV)/.ready
 NOTEBOOK65 := build/notebook65
 # Threads that wait give their core away soon; else a busy machine runs models many times slower.
@@ -86,11 +86,11 @@ colab: $(READY)
 clean:
 	rm -rf build
 
-$(READY): requirements-local.txt requirements-local.in $(if $(MOVED),moved)
+$(READY): requirements/requirements-local.txt requirements/requirements-local.in $(if $(MOVED),moved)
 	@$(if $(MOVED),echo "Not as pinned any more: $(MOVED)")
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "The course needs Python 3.11 or newer; set PYTHON=python3.12, for example.")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements-local.txt
+	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements/requirements-local.txt
 	$(PY) -m pip install --quiet --retries 1 torch==$(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	touch $@
 
@@ -99,8 +99,8 @@ $(MODEL): $(READY)
 	touch $@
 
 # Its kernel takes what it lacks (torch, transformers) from the course's own environment.
-$(NOTEBOOK65)/.ready: tests/browser/requirements-notebook65.txt $(READY)
+$(NOTEBOOK65)/.ready: requirements/requirements-notebook65.txt $(READY)
 	$(PYTHON) -m venv --clear $(NOTEBOOK65)
-	$(NOTEBOOK65)/bin/python -m pip install --quiet --require-hashes -r tests/browser/requirements-notebook65.txt
+	$(NOTEBOOK65)/bin/python -m pip install --quiet --require-hashes -r requirements/requirements-notebook65.txt
 	$(PY) -c 'import site; print(site.getsitepackages()[0])' > "$$($(NOTEBOOK65)/bin/python -c 'import site; print(site.getsitepackages()[0])')/course.pth"
 	touch $@

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Pack what a GPU machine without network lacks: `gpu/pack.sh [ARCHIVE]`.
 #
-# The archive holds the pinned packages of requirements-local.txt, without those that a GPU image has of its own
-# (PyTorch, what belongs to it, and the largest) and those that only a browser or a test needs. run.sh unpacks it
-# there. PYTHON_VERSION and CUDA are the GPU machine's: see README.md in this folder.
+# The archive holds the pinned packages of requirements/requirements-local.txt, without those that a GPU image has
+# of its own (PyTorch, what belongs to it, and the largest) and those that only a browser or a test needs. run.sh
+# unpacks it there. PYTHON_VERSION and CUDA are the GPU machine's: see README.md in this folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+lock=requirements/requirements-local.txt
 archive=${1:-build/gpu-site-packages.tar.xz}
 python_version=${PYTHON_VERSION:-3.12}
 cuda=${CUDA:-130}
@@ -28,13 +29,13 @@ fail() {
 }
 left_out=("${of_the_image[@]}" "${not_needed[@]}")
 for package in "${left_out[@]}"; do
-  grep -q "^$package==" requirements-local.txt || fail "$package is not in requirements-local.txt."
+  grep -q "^$package==" "$lock" || fail "$package is not in $lock."
 done
 # Only this folder: beside it lie results that nobody may have collected yet.
 site=build/gpu/site
 rm -rf "$site" && mkdir -p "$site"
 pattern=$(IFS='|'; echo "${left_out[*]}")
-grep -oE "^[a-z0-9-]+==[^ ;\\]+" requirements-local.txt | grep -vE "^($pattern)==" > build/gpu/wanted.txt
+grep -oE "^[a-z0-9-]+==[^ ;\\]+" "$lock" | grep -vE "^($pattern)==" > build/gpu/wanted.txt
 uv pip install --quiet --target "$site" --no-deps --python-version "$python_version" \
   --python-platform x86_64-manylinux_2_28 --only-binary :all: -r build/gpu/wanted.txt
 rm -rf "$site"/unsloth/studio "$site"/studio "$site"/bin "$site"/debugpy

@@ -176,7 +176,7 @@ def mend_asking(package: str, name: str, target: Target) -> str:
         return f"pin {package}=={newest}, which {takes}"
     if here:
         public = here.split("+")[0]
-        overrides = ["--override", str(ROOT / "requirements-overrides.txt")]
+        overrides = ["--override", str(ROOT / "requirements" / "requirements-overrides.txt")]
         fitting = resolve([package, f"{name}=={public}"], target, *overrides)
         if package in fitting:
             return f"pin {package}=={fitting[package]}, which takes {name} {public}"

@@ -31,7 +31,7 @@ IMPORTED = ("cut-cross-entropy",)
 
 def pip_cell(python: Path) -> list[list[str]]:
     """The pip commands of an equivalent cell: the packages of requirements-colab.in and what Unsloth imports."""
-    asked = locks.pins(replica.ROOT / "requirements-colab.in")
+    asked = locks.pins(replica.ROOT / "requirements" / "requirements-colab.in")
     asked |= {
         n: v
         for n, v in locks.pins(replica.ROOT / "requirements-colab.txt").items()

@@ -14,7 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # What only whoever changes the course needs. Its tests also need the git repository.
-LEFT_OUT = re.compile(r"tests/|gpu/|\.ci/|\.github/|\.gitignore$|\.pre-commit-config\.yaml$")
+LEFT_OUT = re.compile(
+    r"tests/|gpu/|requirements/requirements-notebook65|\.ci/|\.github/|\.gitignore$"
+    r"|\.pre-commit-config\.yaml$"
+)
 
 
 def git(*arguments: str, root: Path = ROOT) -> str:

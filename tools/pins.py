@@ -22,7 +22,8 @@ from images import UV
 from helpers.errors import CourseError
 from helpers.setup import locks
 
-OVERRIDES = ROOT / "requirements-overrides.txt"
+COLAB, LOCAL = "requirements/requirements-colab.in", "requirements/requirements-local.in"
+OVERRIDES = ROOT / "requirements" / "requirements-overrides.txt"
 # Never replaced on Colab: compiled neighbours depend on them, and numpy is loaded before any cell runs.
 UNTOUCHED = re.compile(r"(torch|torchvision|torchaudio|triton|numpy|cuda-.*|nvidia-.*)$")
 # Colab removes jedi on purpose, and pip freeze does not list setuptools.
@@ -78,7 +79,7 @@ def main() -> None:
     asked = parser.parse_args()
     target = read_image(asked.image, asked.python)
     image = target.image
-    colab = compile_lock(["requirements-colab.in"], image, target.minor)
+    colab = compile_lock([COLAB], image, target.minor)
     needed = {n: b for n, b in colab.items() if not UNTOUCHED.match(n) and n not in NOT_OURS}
     top = [b for n, b in needed.items() if n in ALWAYS or locks.versions(b)[n] != image.get(n)]
     kept = [f"{name}=={image[name]}" for name in locks.UNTOUCHED if name in image]
@@ -88,14 +89,14 @@ def main() -> None:
     notes += [f"NVIDIA's libraries on that image: {', '.join(libraries)}"] if libraries else []
 
     # The model packages as on Colab; Jupyter and the test tools as before, unless something asks for newer.
-    before = ROOT / "requirements-local.txt"
+    before = ROOT / "requirements" / "requirements-local.txt"
     # Only a preference: a list that is absent or damaged is made anew.
     prefer = locks.versions(before.read_text(encoding="utf-8")) if before.exists() else {}
     prefer |= {n: locks.versions(b)[n] for n, b in needed.items() if n not in JUPYTER}
-    local = compile_lock(["requirements-colab.in", "requirements-local.in"], prefer, "3.11")
+    local = compile_lock([COLAB, LOCAL], prefer, "3.11")
     write("requirements-colab.txt", notes, top)
     beside_torch = [b for n, b in local.items() if n == "numpy" or not UNTOUCHED.match(n)]
-    write("requirements-local.txt", ["`make` installs torch beside it."], beside_torch)
+    write("requirements/requirements-local.txt", ["`make` installs torch beside it."], beside_torch)
 
 
 if __name__ == "__main__":

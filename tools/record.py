@@ -65,7 +65,7 @@ def code_hash(notebook: Path) -> str:
     seen = hashlib.sha256("\0".join(code).encode())
     helpers = (ROOT / "helpers").rglob("*.py")
     data = [path for path in (ROOT / "data").glob("*.json") if path != FILE]
-    for path in sorted([*helpers, *data, ROOT / "requirements-local.txt"]):
+    for path in sorted([*helpers, *data, ROOT / "requirements" / "requirements-local.txt"]):
         seen.update(f"\0{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())
     return seen.hexdigest()[:16]
 

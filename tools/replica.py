@@ -57,7 +57,7 @@ def build(label: str, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     minor = ".".join(image["python"].split(".")[:2])
     uv("venv", "--quiet", "--seed", "--python", find_python(minor), folder)
-    used = {*locks.pins(ROOT / "requirements-local.txt"), *locks.UNTOUCHED}
+    used = {*locks.pins(ROOT / "requirements" / "requirements-local.txt"), *locks.UNTOUCHED}
     base = {name: version for name, version in image["packages"].items() if name in used}
     wanted, whole = folder / "used.txt", folder / "image.txt"
     wanted.write_text("\n".join(requirements(base)), encoding="utf-8")

@@ -118,7 +118,9 @@ def read(file: Path) -> str:
 
 def lock_file() -> Path:
     """The list of pinned packages for this machine: Colab's, or the one for a machine of your own."""
-    return KIT / ("requirements-colab.txt" if on_colab() else "requirements-local.txt")
+    if on_colab():
+        return KIT / "requirements-colab.txt"
+    return KIT / "requirements" / "requirements-local.txt"
 
 
 def pins(lock: Path | None = None) -> dict[str, str]:
@@ -149,7 +151,7 @@ def torch_pin() -> str | None:
     """Version of torch for a machine of your own, beside its lock; None on Colab, where torch is the image's."""
     if on_colab():
         return None
-    return versions(read(KIT / "requirements-local.in")).get("torch")
+    return versions(read(KIT / "requirements" / "requirements-local.in")).get("torch")
 
 
 def proven(lock: Path | None = None) -> dict[str, str]:
@@ -165,7 +167,7 @@ def exceptions(installed: Callable[[str], str | None] | None = None) -> dict[str
         installed: gives a package's version; then an override counts only where it is met itself.
     """
     found, reason = {}, ""
-    for line in read(KIT / "requirements-overrides.txt").splitlines():
+    for line in read(KIT / "requirements" / "requirements-overrides.txt").splitlines():
         if line.startswith("#"):
             reason = line.removeprefix("#").strip()
         elif line.strip() and not (installed and unmet({"": [line]}, installed)):
@@ -254,7 +256,8 @@ def this_image(python: str, installed: Callable[[str], str | None]) -> str | Non
     It is known by its minor version of Python and by nearly all other packages that the course uses: the two images
     of 2026.07 and 2026-08-19 share four fifths of them.
     """
-    used = {*pins(KIT / "requirements-local.txt")} - set(pins(KIT / "requirements-colab.txt"))
+    used = {*pins(KIT / "requirements" / "requirements-local.txt")}
+    used -= set(pins(KIT / "requirements-colab.txt"))
     for label, image in images().items():
         there = {n: v for n, v in image["packages"].items() if n in used and n not in UNTOUCHED}
         alike = sum(installed(name) == version for name, version in there.items())
@@ -269,7 +272,7 @@ def nearest_image(python: str, installed: Callable[[str], str | None]) -> Image:
 
     Only what the course uses is compared, and nothing of Colab's lock, which replaces it on purpose.
     """
-    used = {*pins(KIT / "requirements-local.txt"), *UNTOUCHED}
+    used = {*pins(KIT / "requirements" / "requirements-local.txt"), *UNTOUCHED}
     used -= set(pins(KIT / "requirements-colab.txt"))
     found = []
     for label, image in images().items():

@@ -23,7 +23,7 @@ KIT = Path(__file__).parents[2]
 sys.path.insert(0, str(KIT / "tools"))
 from replica import find_python
 
-OVERRIDES = (KIT / "requirements-overrides.txt").read_bytes()
+OVERRIDES = (KIT / "requirements" / "requirements-overrides.txt").read_bytes()
 PYTEST = importlib.metadata.version("pytest")
 T4 = "Tesla T4, 15360 MiB, 580.82, 7.5"
 # Without what it was built for: 2.13.0+cpu is 2.13.0.
@@ -45,9 +45,11 @@ def lock(tmp_path, monkeypatch):
     def write(text: str) -> None:
         monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
         monkeypatch.setattr(locks, "KIT", tmp_path)
-        (tmp_path / "requirements-overrides.txt").write_bytes(OVERRIDES)
-        (tmp_path / "requirements-local.txt").write_text(text, encoding="utf-8")
-        (tmp_path / "requirements-local.in").write_text(f"jupyterlab\ntorch=={TORCH}\n")
+        folder = tmp_path / "requirements"
+        folder.mkdir(exist_ok=True)
+        (folder / "requirements-overrides.txt").write_bytes(OVERRIDES)
+        (folder / "requirements-local.txt").write_text(text, encoding="utf-8")
+        (folder / "requirements-local.in").write_text(f"jupyterlab\ntorch=={TORCH}\n")
 
     return write
 
@@ -117,7 +119,7 @@ def test_torch_is_judged_beside_the_lock_but_not_on_colab(lock, monkeypatch, tmp
     report = environment.check()
     assert report.base[-1][:2] == ("torch", True) and "asks for torch==0.1" in report.unmet[0]
     # Where torch has a line of its own, who asks for it need not be said.
-    (tmp_path / "requirements-local.in").write_text("torch==0.1\n")
+    (tmp_path / "requirements" / "requirements-local.in").write_text("torch==0.1\n")
     report = environment.check()
     assert report.rows[0].ok and not report.ok and report.unmet == ()
     line = r"^\[FIX\] torch .*; the course is proven with 0\.1  ->  run `make lab`"
@@ -286,7 +288,7 @@ def test_a_bare_interpreter_gets_a_json_report_and_exit_code_1():
     report = json.loads(done.stdout)
     assert report["ok"] is False
     assert report["machine"]["torch"] == "absent"
-    local = locks.pins(KIT / "requirements-local.txt")
+    local = locks.pins(KIT / "requirements" / "requirements-local.txt")
     assert {row["package"]: row["pinned"] for row in report["packages"]} == local
     assert all(row["found"] is None and not row["ok"] and row["fix"] for row in report["packages"])
 
@@ -298,7 +300,7 @@ def test_a_bare_interpreter_gets_a_report_to_read():
     torch_line = marked.pop(0)
     assert torch_line.startswith("[FIX] torch                absent; the course is proven with ")
     assert "`make lab`" in torch_line
-    assert len(marked) == len(locks.pins(KIT / "requirements-local.txt"))
+    assert len(marked) == len(locks.pins(KIT / "requirements" / "requirements-local.txt"))
 
 
 def test_a_gpu_without_torch_is_one_failed_probe(command_path):
@@ -319,18 +321,18 @@ def test_a_gpu_that_torch_does_not_see_is_one_failed_probe(command_path):
 @pytest.mark.parametrize(
     ("name", "content", "variables"),
     [
-        ("requirements-local.txt", "", {}),
-        ("requirements-local.in", None, {}),
-        ("requirements-overrides.txt", None, {}),
+        ("requirements/requirements-local.txt", "", {}),
+        ("requirements/requirements-local.in", None, {}),
+        ("requirements/requirements-overrides.txt", None, {}),
         ("helpers/setup/colab_images.json", "{", {"COLAB_RELEASE_TAG": "release-colab"}),
     ],
 )
 def test_a_damaged_file_of_the_course_is_named_without_a_traceback(
     tmp_path, name, content, variables
 ):
-    shutil.copytree(KIT / "helpers", tmp_path / "helpers")
-    for file in KIT.glob("requirements-*"):
-        shutil.copy(file, tmp_path)
+    for folder in ("helpers", "requirements"):
+        shutil.copytree(KIT / folder, tmp_path / folder)
+    shutil.copy(KIT / "requirements-colab.txt", tmp_path)
     (tmp_path / name).unlink()
     if content is not None:
         (tmp_path / name).write_text(content)

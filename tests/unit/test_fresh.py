@@ -55,7 +55,8 @@ def small_course(tmp_path, monkeypatch):
         cells = [new_markdown_cell("# Title\n\n"), *map(new_code_cell, ("1;", "2;", source))]
         nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
     (tmp_path / "data").mkdir()
-    (tmp_path / "requirements-local.txt").touch()
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "requirements-local.txt").touch()
     (tmp_path / "README.md").touch()
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(record, "README", tmp_path / "README.md")

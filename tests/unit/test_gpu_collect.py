@@ -603,7 +603,9 @@ def checkout(tmp_path):
     (tmp_path / "gpu").mkdir()
     for name in ("run.sh", "pack.sh"):
         shutil.copy(GPU / name, tmp_path / "gpu")
-    shutil.copy(KIT / "requirements-local.txt", tmp_path)
+    lock = Path("requirements", "requirements-local.txt")
+    (tmp_path / "requirements").mkdir()
+    shutil.copy(KIT / lock, tmp_path / lock)
     programs = {
         "python3": 'echo "$@" >> calls',
         # Only bitsandbytes' libraries matter.
@@ -708,7 +710,7 @@ def test_packing_names_the_cuda_libraries_there_are(checkout):
 def test_all_pins_are_packed_but_those_of_the_gpu_image_and_the_test_tools(checkout):
     assert checkout.sh("pack.sh").returncode == 0
     packed = locks.versions((checkout.folder / "build" / "gpu" / "wanted.txt").read_text())
-    pins = locks.pins(KIT / "requirements-local.txt")
+    pins = locks.pins(KIT / "requirements" / "requirements-local.txt")
     assert packed.items() < pins.items()
     assert {*locks.pins(KIT / "requirements-colab.txt"), "numpy"} - packed.keys() == {
         *("pyarrow", "transformers")
@@ -717,7 +719,8 @@ def test_all_pins_are_packed_but_those_of_the_gpu_image_and_the_test_tools(check
 
 
 def test_packing_refuses_to_leave_out_what_the_lock_does_not_have(checkout):
-    lock = checkout.folder / "requirements-local.txt"
+    lock = checkout.folder / "requirements" / "requirements-local.txt"
     lock.write_text(lock.read_text().replace("\nplaywright==", "\nother=="))
     done = checkout.sh("pack.sh")
-    assert done.returncode == 1 and "playwright is not in requirements-local.txt" in done.stderr
+    assert done.returncode == 1
+    assert "playwright is not in requirements/requirements-local.txt" in done.stderr

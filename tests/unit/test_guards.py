@@ -22,6 +22,7 @@ KIT = Path(__file__).parents[2]
 sys.path.insert(0, str(KIT / "tools"))
 from drift import hashes
 
+LOCKS = ("requirements-colab.txt", "requirements/requirements-local.txt")
 NOTEBOOKS = sorted((KIT / "notebooks").glob("*.ipynb"))
 SOURCES = [*NOTEBOOKS, *sorted((KIT / "helpers").rglob("*.py"))]
 # Values that options of text may have, from the documentation of PEFT, Transformers and Unsloth. Unsloth
@@ -229,7 +230,7 @@ def uv() -> str:
 
 
 @pytest.mark.parametrize("python", locks.PYTHONS)
-@pytest.mark.parametrize("lock", ["requirements-colab.txt", "requirements-local.txt"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_every_pin_has_a_wheel_for_every_python_and_its_hashes(lock, python):
     command = [uv(), "pip", "compile", "--quiet", "--no-deps", "--no-header", "--generate-hashes"]
     command += ["--only-binary", ":all:", "--python", sys.executable, "--python-version", python]
@@ -252,8 +253,7 @@ def test_every_pin_has_a_wheel_for_every_python_and_its_hashes(lock, python):
 
 def test_both_locks_have_the_same_hashes_for_the_same_pins():
     colab, local = [
-        (locks.pins(KIT / name), hashes((KIT / name).read_text(encoding="utf-8")))
-        for name in ("requirements-colab.txt", "requirements-local.txt")
+        (locks.pins(KIT / name), hashes((KIT / name).read_text(encoding="utf-8"))) for name in LOCKS
     ]
     same = [name for name, version in colab[0].items() if local[0].get(name) == version]
     assert len(same) > 10

@@ -96,10 +96,12 @@ class Shelf:
 
     def code(self, lines: tuple[str, ...], before: str = "", times: int = 1) -> str:
         """A script that runs ``environment.install()`` against a lock file of these lines."""
-        for name in ("requirements-local.txt", "requirements-colab.txt"):
-            (self.folder / name).write_text("# Made by a test.\n" + "".join(lines))
+        sources = self.folder / "requirements"
+        sources.mkdir(exist_ok=True)
+        for file in (sources / "requirements-local.txt", self.folder / "requirements-colab.txt"):
+            file.write_text("# Made by a test.\n" + "".join(lines))
         for name in ("requirements-overrides.txt", "requirements-local.in"):
-            (self.folder / name).touch()
+            (sources / name).touch()
         return (
             f"{before}\nfrom pathlib import Path\n"
             "from helpers.errors import CourseError\n"

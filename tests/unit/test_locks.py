@@ -14,7 +14,7 @@ from helpers.setup import locks
 
 KIT = Path(__file__).parents[2]
 IMAGES = locks.images()
-LOCKS = ("requirements-colab.txt", "requirements-local.txt")
+LOCKS = ("requirements-colab.txt", "requirements/requirements-local.txt")
 COLAB, LOCAL = (locks.pins(KIT / name) for name in LOCKS)
 
 
@@ -63,7 +63,7 @@ def test_an_invisible_mark_before_the_first_line_hides_no_pin(tmp_path):
 
 def test_colab_has_a_lock_file_of_its_own(monkeypatch):
     monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
-    assert locks.lock_file() == KIT / "requirements-local.txt"
+    assert locks.lock_file() == KIT / "requirements" / "requirements-local.txt"
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
     assert locks.lock_file() == KIT / "requirements-colab.txt"
 
@@ -265,7 +265,7 @@ def test_every_requirement_is_pinned_once_and_has_hashes(name):
     ("source", "pinned"), [("colab", COLAB), ("colab", LOCAL), ("local", LOCAL)]
 )
 def test_the_locks_hold_what_their_sources_ask_for(source, pinned):
-    asked = locks.versions(locks.read(KIT / f"requirements-{source}.in"))
+    asked = locks.versions(locks.read(KIT / "requirements" / f"requirements-{source}.in"))
     # torch is installed apart, and the local source overrides Colab's ipywidgets.
     asked.pop("torch", None)
     if source == "colab" and pinned is LOCAL:

@@ -22,15 +22,17 @@ class House:
         self.root, self.shelf = folder / "My Drive" / "kit", folder / "shelf"
         self.shelf.mkdir()
         shutil.copytree(KIT / "helpers", self.root / "helpers")
-        (self.root / "tests" / "browser").mkdir(parents=True)
-        (self.root / "tests" / "browser" / "requirements-notebook65.txt").touch()
-        for name in ("Makefile", "requirements-colab.txt", "requirements-overrides.txt"):
+        sources = self.root / "requirements"
+        sources.mkdir()
+        (sources / "requirements-notebook65.txt").touch()
+        for name in ("Makefile", "requirements-colab.txt"):
             shutil.copy(KIT / name, self.root)
+        shutil.copy(KIT / "requirements" / "requirements-overrides.txt", sources)
         lines = [self.wheel(name, "1.0") for name in ("numpy", "bystander")]
         for name, version in (("numpy", "2.0"), ("torch", "1.0"), ("torch", "2.0")):
             self.wheel(name, version)
-        (self.root / "requirements-local.txt").write_text("".join(lines))
-        (self.root / "requirements-local.in").write_text("torch==1.0\n")
+        (sources / "requirements-local.txt").write_text("".join(lines))
+        (sources / "requirements-local.in").write_text("torch==1.0\n")
 
     def wheel(self, name: str, version: str) -> str:
         """Put a package on the shelf; its line for the list of pins."""

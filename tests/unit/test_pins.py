@@ -11,6 +11,7 @@ import pytest
 from helpers.setup import locks
 
 KIT = Path(__file__).parents[2]
+LOCKS = ("requirements-colab.txt", "requirements/requirements-local.txt")
 NEWEST = next(iter(locks.images()))
 BEFORE = "# Made by `make pins`.\ngguf==0.18.0\n"
 
@@ -21,11 +22,13 @@ def kit(tmp_path) -> Path:
         shutil.copytree(
             KIT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
-    shutil.copy(KIT / "requirements-overrides.txt", tmp_path)
+    sources = tmp_path / "requirements"
+    sources.mkdir()
+    shutil.copy(KIT / "requirements" / "requirements-overrides.txt", sources)
     wanted = "packaging\ncolorama==0.4.6\ntomli==2.0.1 ; python_version < '3.13'\n"
-    (tmp_path / "requirements-colab.in").write_text(wanted)
-    (tmp_path / "requirements-local.in").write_text("iniconfig==2.0.0\n")
-    for name in ("requirements-colab.txt", "requirements-local.txt"):
+    (sources / "requirements-colab.in").write_text(wanted)
+    (sources / "requirements-local.in").write_text("iniconfig==2.0.0\n")
+    for name in LOCKS:
         (tmp_path / name).write_text(BEFORE)
     return tmp_path
 
@@ -51,7 +54,7 @@ def test_the_lock_for_colab_is_for_the_images_python_and_says_what_it_was_proven
     assert "# proven with torch==2.11.0+cu128, numpy==2.0.2, Python 3.12.13\n" in lock.read_text()
     # Python is for people to read: what is never replaced is a list of packages.
     assert locks.proven(lock) == {"torch": "2.11.0+cu128", "numpy": "2.0.2"}
-    assert "iniconfig" in locks.pins(kit / "requirements-local.txt")
+    assert "iniconfig" in locks.pins(kit / "requirements" / "requirements-local.txt")
 
 
 def test_the_images_python_decides_what_is_asked_for(kit):
@@ -63,7 +66,8 @@ def test_the_images_python_decides_what_is_asked_for(kit):
 
 def test_what_is_on_every_image_is_listed_and_what_colab_lacks_on_purpose_is_not(kit):
     packages = {"torch": "2.11.0", "matplotlib": "3.10.0", "packaging": "24.0"}
-    (kit / "requirements-colab.in").write_text("matplotlib==3.10.0\npackaging\njedi==0.19.2\n")
+    wanted = "matplotlib==3.10.0\npackaging\njedi==0.19.2\n"
+    (kit / "requirements" / "requirements-colab.in").write_text(wanted)
     (kit / "pip-freeze.txt").write_text("\n".join(f"{n}=={v}" for n, v in packages.items()))
     (kit / "os-info.txt").write_text("Python 3.12.13\n")
     done = run(kit, "pins", "pip-freeze.txt")
@@ -71,12 +75,12 @@ def test_what_is_on_every_image_is_listed_and_what_colab_lacks_on_purpose_is_not
     found = locks.pins(kit / "requirements-colab.txt")
     assert found["matplotlib"] == "3.10.0" and not found.keys() & {"packaging", "jedi", "numpy"}
     # On a machine of your own the packages are the same as on Colab.
-    assert locks.pins(kit / "requirements-local.txt")["packaging"] == "24.0"
+    assert locks.pins(kit / "requirements" / "requirements-local.txt")["packaging"] == "24.0"
 
 
 @pytest.mark.parametrize("before", [None, "no pin at all\n"])
 def test_a_local_lock_that_is_absent_or_damaged_is_made_anew(kit, before):
-    file = kit / "requirements-local.txt"
+    file = kit / "requirements" / "requirements-local.txt"
     file.unlink()
     if before:
         file.write_text(before)
@@ -99,12 +103,12 @@ def test_damaged_images_are_named_and_stay(kit):
 
 
 def test_where_the_local_lock_cannot_be_resolved_neither_is_written(kit):
-    (kit / "requirements-local.in").write_text("iniconfig==0.0.0.1\n")
+    (kit / "requirements" / "requirements-local.in").write_text("iniconfig==0.0.0.1\n")
     done = run(kit, "pins", NEWEST)
     assert done.returncode == 1
     assert "requirements-local.in could not be resolved" in done.stderr
     assert "iniconfig==0.0.0.1" in done.stderr
-    for name in ("requirements-colab.txt", "requirements-local.txt"):
+    for name in LOCKS:
         assert (kit / name).read_text() == BEFORE
 
 

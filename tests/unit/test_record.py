@@ -134,11 +134,11 @@ def test_the_readme_says_when_the_code_is_newer_than_the_last_run_at_full_size()
 @pytest.fixture
 def kit(tmp_path, monkeypatch):
     """A course of one notebook and one helper, with a record of its own."""
-    for folder in ("helpers", "data", "notebooks"):
+    for folder in ("helpers", "data", "notebooks", "requirements"):
         (tmp_path / folder).mkdir()
     (tmp_path / "helpers" / "one.py").write_text("x = 1\n")
     (tmp_path / "data" / "rows.json").write_text("[]\n")
-    (tmp_path / "requirements-local.txt").write_text("a==1\n")
+    (tmp_path / "requirements" / "requirements-local.txt").write_text("a==1\n")
     cells = [nbformat.v4.new_markdown_cell("# Title")]
     cells += [nbformat.v4.new_code_cell(source) for source in ("get", "check", "print(1)")]
     cells[3].outputs = [nbformat.v4.new_output("stream", text="1\n")]
@@ -167,7 +167,7 @@ def test_a_run_is_current_until_code_data_pins_or_outputs_change(kit):
     change(kit, 0, source="# Another title")
     change(kit, 1, source="get the release")
     assert record.is_current(kit)
-    for file in ("helpers/one.py", "data/rows.json", "requirements-local.txt"):
+    for file in ("helpers/one.py", "data/rows.json", "requirements/requirements-local.txt"):
         before = (record.ROOT / file).read_text()
         (record.ROOT / file).write_text(before + " ")
         assert not record.is_current(kit), file

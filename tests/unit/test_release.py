@@ -112,7 +112,8 @@ def test_the_kit_holds_what_a_student_needs_in_one_folder(course):
     assert {name.split("/")[0] for name in names} == {made.stem}
     inside = {name.partition("/")[2] for name in names}
     needed = {"README.md", "LICENSE", "NOTICE", "Makefile", "requirements-colab.txt"}
-    needed |= {"requirements-local.txt", "requirements-local.in", "requirements-overrides.txt"}
+    sources = ("requirements-local.txt", "requirements-local.in", "requirements-overrides.txt")
+    needed |= {f"requirements/{name}" for name in sources}
     needed |= {f"notebooks/{path.name}" for path in record.notebooks()}
     needed |= {"helpers/setup/colab_images.json", "data/conversations.json", "tools/course.py"}
     assert needed <= inside

@@ -16,9 +16,9 @@ from helpers.setup import locks, untouched
 
 KIT = Path(__file__).parents[2]
 LABEL, IMAGE = next(iter(locks.images().items()))
-LOCAL = locks.pins(KIT / "requirements-local.txt")
+LOCAL = locks.pins(KIT / "requirements" / "requirements-local.txt")
 COLAB_LOCK = locks.pins(KIT / "requirements-colab.txt")
-TORCH = locks.versions(locks.read(KIT / "requirements-local.in"))["torch"]
+TORCH = locks.versions(locks.read(KIT / "requirements" / "requirements-local.in"))["torch"]
 REPORT = """\
 import json, platform, sys
 sys.path.insert(0, {site!r})
