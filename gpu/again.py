@@ -21,7 +21,8 @@ TOLERANCE = 2e-4
 
 def pairs() -> dict:
     """The first choice and the second, by what changes."""
-    from helpers.presets import PROJECTIONS, Choice
+    from helpers.choice import Choice
+    from helpers.presets import PROJECTIONS
 
     plain, attention = Choice(r=16), Choice(r=8, target_modules=PROJECTIONS[:4])
     return {

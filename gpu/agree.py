@@ -96,7 +96,7 @@ def conversations(count: int):
 def load_with_adapter():
     """The small model with the course's adapter, and its tokenizer."""
     from helpers import models, training
-    from helpers.presets import Choice
+    from helpers.choice import Choice
 
     model, tokenizer = models.load(BASE)
     return training.add_adapter(model, Choice()), tokenizer
@@ -105,7 +105,7 @@ def load_with_adapter():
 def build_trainer(model, tokenizer, count: int, *, steps: int, **settings):
     """The course's trainer for the first conversations, four rows at a time, without logs or checkpoints."""
     from helpers import data, training
-    from helpers.presets import Choice
+    from helpers.choice import Choice
 
     rows = data.to_prompt_completion(conversations(count))
     config = training.build_config(Choice(batch_size=4), len(rows), 4, Path(tempfile.mkdtemp()))

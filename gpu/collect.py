@@ -453,7 +453,9 @@ def weights_gib(results: dict) -> float | None:
 
 def shown(results: dict) -> dict:
     """What notebooks show: the peaks of the homework's training, with Llama-2-7B in 4 and in 16 bits."""
-    homework = common.presets.Choice()
+    from helpers.choice import Choice
+
+    homework = Choice()
     # Two rows at once, as its training cell has them.
     set_up = {"r": homework.r, "rows": 2, "tokens": homework.max_seq_length}
     set_up["targets"] = list(homework.target_modules)

@@ -27,6 +27,7 @@ import torch
 from trl import SFTTrainer
 
 from helpers import presets
+from helpers.choice import Choice
 
 SEVEN = presets.PROJECTIONS
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -65,7 +66,7 @@ UNSEEN = [
 CASES = GRID + UNSEEN
 
 
-def peak(model, tokenizer, choice: presets.Choice, rows: int, tokens: int) -> dict:
+def peak(model, tokenizer, choice: Choice, rows: int, tokens: int) -> dict:
     """Train two steps; the peak in GiB, or why there is none."""
     release()
     torch.cuda.reset_peak_memory_stats()
@@ -105,11 +106,11 @@ def measure(folder: str, r: int, targets: tuple, set_ups: list, fitted: bool) ->
     model, tokenizer = models.load(
         common.MODELS / folder,
         # In 16 bits Unsloth decides by it where the input embedding goes: the course's own there.
-        max_seq_length=4096 if four_bits else presets.Choice().max_seq_length,
+        max_seq_length=4096 if four_bits else Choice().max_seq_length,
         load_in_4bit=four_bits,
     )
     loaded = torch.cuda.memory_allocated() / common.GIB
-    choice = presets.Choice(r=r, target_modules=targets, lora_alpha=r)
+    choice = Choice(r=r, target_modules=targets, lora_alpha=r)
     model = training.add_adapter(model, choice)
     found = []
     for rows, tokens in set_ups:

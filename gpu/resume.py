@@ -73,8 +73,8 @@ def broken_off(trainer, choice, rows, failures: list[str]) -> str:
 
 def resumed(found: dict, failures: list[str]) -> None:
     """The three trainings."""
-    from helpers import lab, runs, training
-    from helpers.presets import Choice
+    from helpers import runs, training
+    from helpers.choice import Choice
 
     choice, rows = Choice(r=16, epochs=1), conversations()
     trainer = build(choice, rows)
@@ -83,7 +83,7 @@ def resumed(found: dict, failures: list[str]) -> None:
     found["marks in texts"] = [sum(one in marks for one in row) for row in ids]
     if found["marks in texts"] != [2, 2]:
         failures.append("a row has other marks than its first and its last")
-    found["steps"] = lab.count_steps(len(trainer.train_dataset), choice)
+    found["steps"] = choice.count_steps(len(trainer.train_dataset))
     whole = runs.losses(training.train(trainer, choice, rows).folder)
     found["losses"] = [loss for _, loss in whole]
     for name, again in (("the same trainer", False), ("a new session", True)):
@@ -105,7 +105,7 @@ def full(found: dict, failures: list[str]) -> None:
     import torch
     from datasets import Dataset
 
-    from helpers.presets import Choice
+    from helpers.choice import Choice
 
     choice = Choice(epochs=1, batch_size=64, micro_batch=64)
     texts = ("word " * 1700, "yes " * 200)

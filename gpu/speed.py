@@ -128,10 +128,10 @@ def homework_config(folder: str, rows_at_once: int):
 def with_unsloth():
     """The 4-bit model with the course's adapter."""
     from helpers import models, training  # isort: skip
-    from helpers import presets
+    from helpers.choice import Choice
 
     model, tokenizer = models.load(MODEL)
-    return training.add_adapter(model, presets.Choice()), tokenizer
+    return training.add_adapter(model, Choice()), tokenizer
 
 
 def without_unsloth():
@@ -165,9 +165,10 @@ def configure(way: str, model, folder: str, tokens: int, rows_at_once: int | Non
         if way == "plain":
             config.gradient_checkpointing = True
         return config
-    from helpers import presets, training
+    from helpers import training
+    from helpers.choice import Choice
 
-    choice = presets.Choice()
+    choice = Choice()
     rows_at_once = rows_at_once or training.micro_batch(model, choice, tokens)
     return training.build_config(choice, 100, rows_at_once, Path(folder))
 

@@ -86,7 +86,7 @@ def workload(recorder: Recorder, failures: list[str]) -> dict:
     import torch
 
     from helpers import data, evaluation, models, presets, training
-    from helpers.presets import Choice
+    from helpers.choice import Choice
 
     model, tokenizer = models.load(MODEL)
     model = training.add_adapter(model, Choice())

@@ -13,9 +13,9 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from helpers import lora, memory, presets
+from helpers import lora, memory
+from helpers.choice import Choice
 from helpers.errors import CourseError
-from helpers.presets import Choice
 
 DIVERGED = (
     "The adapter holds numbers that are infinite or none at all (NaN): the training diverged."
@@ -45,18 +45,7 @@ def add_adapter(model, choice: Choice):
             "Run the cell that loads the model again, then this one.",
         )
     _need_memory(model, choice)
-    return FastLanguageModel.get_peft_model(
-        model,
-        r=choice.r,
-        lora_alpha=choice.lora_alpha,
-        target_modules=list(choice.target_modules),
-        lora_dropout=choice.lora_dropout,
-        bias="none",
-        use_gradient_checkpointing="unsloth",
-        random_state=presets.SEED,
-        use_rslora=choice.use_rslora,
-        loftq_config=None,
-    )
+    return FastLanguageModel.get_peft_model(model, **choice.adapter_arguments())
 
 
 def _need_memory(model, choice: Choice) -> None:

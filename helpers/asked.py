@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import adapters, data, models, runs, workspace
+from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
-from helpers.presets import Choice
 from helpers.progress import FROM_THE_ADAPTER_ON, LivePlot
 
 # What decides about the result, and is the same in every run of the course.
@@ -140,7 +140,7 @@ def check_saved(folder: Path, record: dict) -> None:
             "It was deleted, cut off or edited by hand. An adapter is of no use without it.",
             "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
         ) from error
-    choice = workspace.choice_from(record.get("choice"), folder / "run.json", runs.TRAIN_AGAIN)
+    choice = choice_from(record.get("choice"), folder / "run.json", runs.TRAIN_AGAIN)
     if wrong := adapters.differences(settings, choice):
         raise CourseError(
             f"The adapter in {folder} is not the chosen one: {'; '.join(wrong)}.",

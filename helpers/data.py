@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import reading, settings, shapes, tokens, workspace
-from helpers.arguments import need_path, need_rows
-from helpers.errors import CourseError
+from helpers.errors import CourseError, need_path, need_rows
 from helpers.shapes import Unusable
 
 if TYPE_CHECKING:

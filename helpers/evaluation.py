@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from helpers import presets, tokens, workspace
-from helpers.arguments import need_rows, need_texts
-from helpers.errors import CourseError
+from helpers.errors import CourseError, check_positive, check_whole, need_rows, need_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,10 +94,10 @@ def generate(
     Raises:
         CourseError: a decoding parameter is out of range, or even one prompt does not fit into memory.
     """
-    presets.check_whole("max_new_tokens", max_new_tokens, 1)
-    presets.check_whole("batch_size", batch_size, 1)
-    presets.check_whole("num_beams", num_beams, 1)
-    presets.check_positive("repetition_penalty", repetition_penalty, "Scores are divided by it.")
+    check_whole("max_new_tokens", max_new_tokens, 1)
+    check_whole("batch_size", batch_size, 1)
+    check_whole("num_beams", num_beams, 1)
+    check_positive("repetition_penalty", repetition_penalty, "Scores are divided by it.")
     _check_decoding(temperature, top_p, top_k)
     messages = _prompts(prompts)
     asked = [tokens.token_ids(tokenizer, m, add_generation_prompt=True) for m in messages]
@@ -153,14 +152,14 @@ def _prompts(prompts: Sequence[str | list[dict]]) -> list[list[dict]]:
 
 def _check_decoding(temperature: float | None, top_p: float, top_k: int) -> None:
     if temperature is not None:
-        presets.check_positive("temperature", temperature, DIVIDES)
-    if presets.check_positive("top_p", top_p, "It is a share of the probability.") > 1:
+        check_positive("temperature", temperature, DIVIDES)
+    if check_positive("top_p", top_p, "It is a share of the probability.") > 1:
         raise CourseError(
             f"top_p = {top_p} is above 1.",
             "It is a share of the probability; 1 keeps every token.",
             "Set top_p to a number above 0 and at most 1.",
         )
-    presets.check_whole("top_k", top_k, 0)
+    check_whole("top_k", top_k, 0)
     if temperature is None and (top_p, top_k) != (1, 0):
         raise CourseError(
             f"top_p = {top_p:g}, top_k = {top_k} would change nothing.",
@@ -231,7 +230,7 @@ def candidates(
     Returns:
         ``(token ids, probabilities)``; the probabilities of those that are left, which sum to 1.
     """
-    presets.check_positive("temperature", temperature, DIVIDES)
+    check_positive("temperature", temperature, DIVIDES)
     _check_decoding(temperature, top_p, top_k)
     kept, ids = torch.sort(logits / temperature, descending=True)
     if top_k:

@@ -1,16 +1,17 @@
 """What a choice of r, alpha and the rest will cost, and how to write it down as code: the lab's readouts."""
 
 import math
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from helpers import lora, memory, presets
-from helpers.presets import MAX_CONVERSATIONS, T4_MEMORY_GIB, Choice
+from helpers.choice import Choice
+from helpers.errors import check_whole
+from helpers.presets import MAX_CONVERSATIONS, T4_MEMORY_GIB
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-DEFAULTS = {f.name: f.default for f in fields(Choice) if f.default is not MISSING}
 LENGTHS = (256, 512, 1024, 2048, 4096)
 
 
@@ -56,7 +57,7 @@ def plan(
     Raises:
         CourseError: the config is not Llama-like, or the choice means nothing.
     """
-    config, rows = lora.model_config(config), presets.check_whole("rows", rows, 1)
+    config, rows = lora.model_config(config), check_whole("rows", rows, 1)
     trained = lora.adapter_parameters(config, choice.r, choice.target_modules)
     at_once = choice.micro_batch or memory.micro_batch(
         config,
@@ -76,7 +77,7 @@ def plan(
         total=trained + lora.base_parameters(config),
         scale=lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora),
         file_mib=4 * trained / 2**20,
-        steps=count_steps(rows, choice),
+        steps=choice.count_steps(rows),
         tokens=tokens,
         minutes=memory.minutes_on_t4(config, tokens),
         estimate=memory.estimate(
@@ -117,18 +118,6 @@ def smallest_change(too_large: Plan) -> tuple[str, Plan] | None:
         if smaller.fits:
             return words.replace("1 rows", "1 row"), smaller
     return None
-
-
-def count_steps(row_count: int, choice: Choice) -> int:
-    """Updates of the adapter in a whole training: each takes ``batch_size`` rows, the last of an epoch may
-    take fewer."""
-    return math.ceil(math.ceil(row_count / choice.batch_size) * choice.epochs)
-
-
-def warmup_steps(steps: int) -> int:
-    """The homework's 10 warm-up steps; a quarter of a training that has fewer than 20 steps in all."""
-    usual = presets.TRAINING["warmup_steps"]
-    return usual if steps >= 2 * usual else steps // 4
 
 
 # What extreme settings did to the small model: held-out loss on 64 rows after the course's 100 conversations, all else
@@ -230,31 +219,14 @@ def _arithmetic(worked_out: Plan) -> list[str]:
 
 def peft_code(choice: Choice) -> str:
     """The call of ``get_peft_model`` for a choice; what differs from the homework's is marked."""
-    values = {
-        "r": choice.r,
-        "lora_alpha": choice.lora_alpha,
-        "target_modules": list(choice.target_modules),
-        "lora_dropout": choice.lora_dropout,
-        "bias": "none",
-        "use_gradient_checkpointing": "unsloth",
-        "random_state": presets.SEED,
-        "use_rslora": choice.use_rslora,
-        "loftq_config": None,
-    }
-    return _call("model = FastLanguageModel.get_peft_model", ["model"], values)
+    return _call("model = FastLanguageModel.get_peft_model", ["model"], choice.adapter_arguments())
 
 
 def training_code(worked_out: Plan) -> str:
     """The ``SFTConfig`` for a plan; what differs from the homework's is marked."""
-    choice = worked_out.choice
-    values = {
-        "per_device_train_batch_size": worked_out.rows_at_once,
-        "gradient_accumulation_steps": choice.batch_size // worked_out.rows_at_once,
-        "num_train_epochs": choice.epochs,
-        "learning_rate": choice.learning_rate or _learning_rate(worked_out.config),
-        "max_length": choice.max_seq_length,
-        **presets.TRAINING | {"warmup_steps": warmup_steps(worked_out.steps)},
-    }
+    values = worked_out.choice.training_arguments(
+        worked_out.rows, worked_out.rows_at_once, _learning_rate(worked_out.config)
+    )
     return _call("config = SFTConfig", [], values)
 
 
@@ -266,15 +238,9 @@ def _learning_rate(config: "PretrainedConfig") -> float:
 
 
 # What the homework's cells hold, for the marks. Its batch is 2 rows × 4; so many at once is derived here.
-HOMEWORK = DEFAULTS | {
-    "target_modules": list(presets.PROJECTIONS),
-    "num_train_epochs": DEFAULTS["epochs"],
-    "learning_rate": presets.MODELS["llama-2-7b"].learning_rate,
-    "max_length": DEFAULTS["max_seq_length"],
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 4,
-    **presets.TRAINING,
-}
+HOMEWORK = Choice().adapter_arguments() | Choice().training_arguments(
+    MAX_CONVERSATIONS, 2, presets.MODELS["llama-2-7b"].learning_rate
+)
 
 
 def _call(name: str, positional: list[str], values: dict) -> str:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from helpers.arguments import need_switch
-from helpers.errors import CourseError
-from helpers.presets import MODELS, PROJECTIONS, SEED, check_positive, check_whole
+from helpers.errors import CourseError, check_positive, check_whole, need_switch
+from helpers.presets import MODELS, PROJECTIONS, SEED
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

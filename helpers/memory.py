@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from helpers import lora
-from helpers.arguments import need_switch
-from helpers.errors import CourseError
-from helpers.presets import CUDA_CONTEXT_GIB, PROJECTIONS, T4_MEMORY_GIB, check_whole
+from helpers.errors import CourseError, check_whole, need_switch
+from helpers.presets import CUDA_CONTEXT_GIB, PROJECTIONS, T4_MEMORY_GIB
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

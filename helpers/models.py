@@ -21,8 +21,9 @@ import torch
 from safetensors import safe_open
 
 from helpers import machine, presets, workspace
+from helpers.choice import Choice
 from helpers.embedded import embedded_folder
-from helpers.errors import CourseError
+from helpers.errors import CourseError, check_whole
 from helpers.setup import environment, network
 from helpers.setup.environment import default_name
 
@@ -55,7 +56,7 @@ def name_of(model=None) -> str:
     return getattr(model, "course_name", None) or default_name()
 
 
-def learning_rate(choice: presets.Choice, model=None) -> float:
+def learning_rate(choice: Choice, model=None) -> float:
     """The chosen learning rate, else the one that fits a loaded model; without one, this machine's."""
     if choice.learning_rate is not None:
         return choice.learning_rate
@@ -129,7 +130,7 @@ def load(
         CourseError: the name means nothing, files are missing, damaged or do not fit each other, an adapter's
             base model is not here, the hub cannot be reached, or the GPU's memory is full.
     """
-    presets.check_whole("max_seq_length", max_seq_length, 8)
+    check_whole("max_seq_length", max_seq_length, 8)
     place = locate(model)
     adapted = (Path(place) / "adapter_config.json").is_file()
     base = _base_model(Path(place)) if adapted else place

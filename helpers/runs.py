@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from helpers import checkpoints, claims, selection, workspace
+from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
-from helpers.presets import Choice
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -158,7 +158,7 @@ def choice_of(run: Run, **changes) -> Choice:
         CourseError: ``run.json`` comes from another version of the course, or was edited.
     """
     file = run.folder / "run.json"
-    return replace(workspace.choice_from(run.record.get("choice"), file, TRAIN_AGAIN), **changes)
+    return replace(choice_from(run.record.get("choice"), file, TRAIN_AGAIN), **changes)
 
 
 def find(choice: Choice, conversations: "Dataset", model: str) -> Run | None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import data, letters, shapes, workspace
-from helpers.arguments import need_rows, need_switch
-from helpers.errors import CourseError
+from helpers.errors import CourseError, need_rows, need_switch
 from helpers.presets import MAX_CONVERSATIONS, SEED, size
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ import torch
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from helpers import adapters, asked, claims, data, lab, lora, memory, models, presets, progress
+from helpers import adapters, asked, claims, data, lora, memory, models, progress
 from helpers import runs, selection, tokens, workspace
 from helpers.adapters import add_adapter
 from helpers.errors import CourseError
 from helpers.models import learning_rate
-from helpers.presets import Choice
+from helpers.choice import Choice, load_choice
 from helpers.progress import Clock, LivePlot, Stop
 
 if TYPE_CHECKING:
@@ -92,14 +92,9 @@ def build_config(
         folder: where checkpoints go.
         model: the loaded model, for its learning rate; without one, this machine's.
     """
-    warmup = lab.warmup_steps(lab.count_steps(row_count, choice))
     return SFTConfig(
+        **choice.training_arguments(row_count, rows_at_once, learning_rate(choice, model)),
         output_dir=str(folder),
-        per_device_train_batch_size=rows_at_once,
-        gradient_accumulation_steps=choice.batch_size // rows_at_once,
-        num_train_epochs=choice.epochs,
-        learning_rate=learning_rate(choice, model),
-        max_length=choice.max_seq_length,
         fp16=not is_bfloat16_supported(),
         bf16=is_bfloat16_supported(),
         logging_steps=1,
@@ -108,7 +103,6 @@ def build_config(
         save_total_limit=KEPT_CHECKPOINTS,
         report_to="none",
         disable_tqdm=True,
-        **presets.TRAINING | {"warmup_steps": warmup},
     )
 
 
@@ -298,7 +292,7 @@ def finished_run() -> runs.Run:
             f"The run {run.folder.name} belongs to {run.record.get('model')}, and this machine uses "
             f"{model_name}: training one for it now, as notebook 05 does."
         )
-    return _load_and_train(workspace.load_choice(), selection.load_selection())
+    return _load_and_train(load_choice(), selection.load_selection())
 
 
 def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:

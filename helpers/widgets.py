@@ -9,9 +9,10 @@ import ipywidgets as w
 from IPython.core.pylabtools import print_figure
 from IPython.display import display
 
-from helpers import lab, lora, plots, presets, runs, workspace
+from helpers import lab, lora, plots, presets, runs
+from helpers.choice import Choice, save_choice
 from helpers.errors import CourseError
-from helpers.presets import PROJECTIONS, Choice
+from helpers.presets import PROJECTIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -283,7 +284,7 @@ class LoraSliders:
             self._say(f"Not saved. {lab.too_large(self.plan)} To save it as it is, press again.")
             return
         try:
-            path = workspace.save_choice(self.choice)
+            path = save_choice(self.choice)
         except CourseError as error:
             self._say(str(error))
             return

@@ -1,14 +1,12 @@
-"""Where this student's models, runs and choices live."""
+"""Where this student's models, runs and choices live: the folder, and its JSON files."""
 
 import contextlib
 import json
 import shutil
-from dataclasses import fields, replace
 from pathlib import Path
 
 from helpers import settings
 from helpers.errors import CourseError
-from helpers.presets import Choice, size
 
 KIT = Path(__file__).resolve().parent.parent
 DRIVE = Path("/content/drive/MyDrive")
@@ -122,65 +120,3 @@ def read_json(name: str | Path) -> dict | list | None:
             "It was probably edited by hand or cut off.",
             "Delete it and run the notebook that makes it again.",
         ) from error
-
-
-ANEW = "Save a choice in notebook 03 again, or delete the file to get the homework's settings."
-
-
-def save_choice(choice: Choice) -> Path:
-    """Keep a choice for notebook 05."""
-    return write_json("choice.json", choice.to_dict())
-
-
-def saved_choice() -> Choice | None:
-    """The choice that notebook 03 saved, or ``None`` where there is none."""
-    saved = read_json("choice.json")
-    if saved is None:
-        return None
-    return choice_from(saved, path("choice.json"), ANEW)
-
-
-def choice_from(saved: object, file: Path, todo: str) -> Choice:
-    """A choice as a JSON file holds it.
-
-    Raises:
-        CourseError: the file holds something else; it is named, and ``todo`` says what to do.
-    """
-    if not isinstance(saved, dict):
-        raise CourseError(
-            f"{file} does not hold a choice.", "It was probably edited by hand.", todo
-        )
-    known = {f.name for f in fields(Choice)}
-    if unknown := sorted(set(saved) - known):
-        raise CourseError(
-            f"{file} holds unknown settings: {', '.join(unknown)}.",
-            f"A choice has {', '.join(sorted(known))}.",
-            todo,
-        )
-    try:
-        return Choice(**saved)
-    except CourseError as error:
-        raise CourseError(f"In {file}: {error.what}", error.why, todo) from error
-
-
-def earlier_choice() -> Choice | None:
-    """`saved_choice`, for whoever is about to save another: one that cannot be used is said, and passed over."""
-    try:
-        return saved_choice()
-    except CourseError as error:
-        print(f"{error.what} The sliders start at the homework's settings.")
-        return None
-
-
-def load_choice() -> Choice:
-    """The choice that notebook 03 saved, else the homework's defaults; prints which.
-
-    ``COURSE_SIZE=test`` limits the epochs.
-    """
-    choice = saved_choice()
-    if choice is None:
-        print("No saved choice in the workspace: using the homework's defaults.")
-        choice = Choice()
-    else:
-        print(f"Using your saved choice: r = {choice.r}, alpha = {choice.lora_alpha}.")
-    return replace(choice, epochs=min(choice.epochs, size().max_epochs))

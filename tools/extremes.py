@@ -15,7 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helpers import models, training  # isort: skip  (Unsloth first)
 
-from helpers import data, evaluation, presets, selection
+from helpers import data, evaluation, selection
+from helpers.choice import Choice
 
 EXTREMES = [
     {},
@@ -28,7 +29,7 @@ EXTREMES = [
 ]
 
 
-def heldout_loss(choice: presets.Choice, rows, heldout) -> tuple[float, float]:
+def heldout_loss(choice: Choice, rows, heldout) -> tuple[float, float]:
     """Mean held-out loss before and after one training, in nats a token."""
     model, tokenizer = models.load(max_seq_length=choice.max_seq_length)
     model = training.add_adapter(model, choice)
@@ -53,7 +54,7 @@ def main() -> None:
     rows = selection.load_selection()
     heldout = data.load_conversations(data.OUR_HELDOUT)
     for changes in [own] if own else EXTREMES:
-        before, after = heldout_loss(presets.Choice(**changes), rows, heldout)
+        before, after = heldout_loss(Choice(**changes), rows, heldout)
         print(
             f"{changes or 'as the homework'}: held-out loss {before:.3f} -> {after:.3f}", flush=True
         )

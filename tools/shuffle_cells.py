@@ -155,7 +155,7 @@ class Judge:
     def faults(self, workspace: Path) -> list[str]:
         """What is wrong with what an order left behind."""
         from helpers import adapters, runs
-        from helpers.presets import Choice
+        from helpers.choice import Choice
 
         found = []
         for folder in sorted(workspace.glob("runs/*")):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rows import refusal
 
 from helpers import data, evaluation, models, presets
+from helpers.choice import Choice
 from helpers.errors import CourseError
 
 QUESTIONS = [
@@ -506,7 +507,7 @@ def test_the_homework_s_150_questions_become_150_predictions(tmp_path):
 
 def test_the_training_config_has_the_homework_s_nine_settings(tmp_path):
     record = {
-        "choice": presets.Choice().to_dict(),
+        "choice": Choice().to_dict(),
         "micro_batch": 2,
         "warmup_steps": 10,
         "learning_rate": 2e-4,
@@ -535,7 +536,7 @@ def test_the_training_config_of_a_real_run_is_what_it_was_trained_with(trained, 
 
 # --------------------------------------------------------------------------------- a disk that refuses
 def both_files(path: Path):
-    record = {"choice": presets.Choice().to_dict(), "micro_batch": 2, "warmup_steps": 1}
+    record = {"choice": Choice().to_dict(), "micro_batch": 2, "warmup_steps": 1}
     return [
         lambda: evaluation.write_predictions(path, PROMPTS, IDS, ANSWERS, "llama-2-7b"),
         lambda: evaluation.write_training_config(path, record | {"learning_rate": 1e-4}),

@@ -18,10 +18,10 @@ PACKAGES = ("helpers", "helpers.setup")
 # at module level beside the standard library.
 HELPERS = {
     "errors": set(),
-    "arguments": set(),
     "settings": set(),
     "presets": set(),
     "workspace": set(),
+    "choice": set(),
     "setup.hints": set(),
     "setup.network": set(),
     "setup.locks": set(),
@@ -57,10 +57,10 @@ HELPERS = {
 }
 STANDARD_LIBRARY_ONLY = [
     "errors",
-    "arguments",
     "settings",
     "presets",
     "workspace",
+    "choice",
     "setup.hints",
     "setup.network",
     "setup.locks",

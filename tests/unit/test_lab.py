@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import lab, lora, memory, presets
+from helpers.choice import Choice
 from helpers.errors import CourseError
-from helpers.presets import MODELS, PROJECTIONS, T4_MEMORY_GIB, Choice
+from helpers.presets import MODELS, PROJECTIONS, T4_MEMORY_GIB
 
 quick = settings(max_examples=40)
 
@@ -110,15 +111,6 @@ def test_the_code_is_python_and_says_what_was_chosen(choice):
         assert marks == {
             name for name in given_ if given_[name] != lab.HOMEWORK.get(name, given_[name])
         }
-
-
-@given(st.integers(1, 100), st.sampled_from([1, 2, 4, 8]), st.sampled_from([0.5, 1, 2, 3]))
-def test_warm_up_is_the_homeworks_in_a_usual_training_and_a_quarter_of_a_short_one(
-    rows, batch, epochs
-):
-    steps = lab.count_steps(rows, Choice(batch_size=batch, epochs=epochs))
-    warm_up = lab.warmup_steps(steps)
-    assert warm_up == (10 if steps >= 20 else steps // 4)
 
 
 # --------------------------------------------------------------------------------------- warnings

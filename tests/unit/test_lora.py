@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import lab, lora, memory, models
+from helpers.choice import Choice
 from helpers.errors import CourseError
-from helpers.presets import MODELS, PROJECTIONS, Choice
+from helpers.presets import MODELS, PROJECTIONS
 
 USUAL = {"r": 16, "batch_size": 2, "sequence_length": 512}
 NO_NUMBERS = lora.Factors(torch.full((2, 4), math.nan), torch.zeros(4, 2), 1.0)

@@ -174,7 +174,7 @@ def test_one_model_has_one_name_however_it_is_asked_for(monkeypatch, workspace, 
 
 
 def test_run_and_learning_rate_follow_the_loaded_model(monkeypatch, workspace, tiny_llama):
-    from helpers.presets import Choice
+    from helpers.choice import Choice
 
     loaded, _ = models.load(tiny_llama, max_seq_length=64)
     loaded.course_name = "smollm2-135m"

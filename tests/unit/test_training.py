@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import tiny_run
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from unsloth import is_bfloat16_supported
 
-from helpers import data, evaluation, lab, lora, models, runs, selection, training
+from helpers import data, evaluation, lora, models, runs, selection, training
 from helpers import workspace as places
+from helpers.choice import Choice, save_choice
 from helpers.errors import CourseError
-from helpers.presets import TRAINING, Choice
+from helpers.presets import TRAINING
 
 TWO_TURNS = {
     "id": "two-turns",
@@ -172,19 +171,11 @@ def test_the_trainer_gets_the_choice(workspace):
     assert (args.num_train_epochs, args.learning_rate) == (3, 0.01)
 
 
-@given(st.integers(1, 100), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from([0.5, 1, 2, 3]))
-def test_the_warm_up_is_the_homework_s_or_a_quarter_of_a_short_training(rows, batch, epochs):
-    steps = lab.count_steps(rows, Choice(batch_size=batch, epochs=epochs))
-    assert steps * batch >= rows * epochs
-    warm_up = lab.warmup_steps(steps)
-    assert warm_up == 10 if steps >= 20 else warm_up == steps // 4
-
-
 def test_steps_are_counted_as_the_trainer_counts_them(trained):
-    steps = lab.count_steps(tiny_run.ROWS, tiny_run.CHOICE)
+    steps = tiny_run.CHOICE.count_steps(tiny_run.ROWS)
     assert steps == trained.trainer.state.max_steps == tiny_run.STEPS
     # The homework: 100 rows, 8 an update, twice.
-    assert lab.count_steps(100, Choice()) == 26
+    assert Choice().count_steps(100) == 26
 
 
 @pytest.mark.parametrize(("batch", "rows_at_once"), [(8, 4), (4, 4), (2, 2), (6, 2), (5, 1)])
@@ -381,7 +372,7 @@ def test_the_latest_run_is_used_if_it_is_this_machine_s_model_s(workspace, train
 
 def test_without_a_run_one_is_trained_from_the_saved_choice_and_selection(workspace, capsys):
     choice = replace(tiny_run.CHOICE, epochs=1)
-    places.save_choice(choice)
+    save_choice(choice)
     selection.save_selection(tiny_run.conversations(8), data.OUR_POOL)
     run = training.finished_run()
     assert run == runs.latest()
@@ -393,7 +384,7 @@ def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_
     shutil.copytree(trained.run.folder.parent.parent, workspace)
     other = shutil.copytree(tiny_llama, tmp_path / "another-model")
     monkeypatch.setenv("COURSE_MODEL", str(other))
-    places.save_choice(replace(tiny_run.CHOICE, epochs=1))
+    save_choice(replace(tiny_run.CHOICE, epochs=1))
     selection.save_selection(tiny_run.conversations(4), data.OUR_POOL)
     run = training.finished_run()
     assert run.record["model"] == str(other) and run.folder.name != trained.run.folder.name
@@ -403,7 +394,7 @@ def test_a_run_whose_folder_was_deleted_is_named_as_the_reason_to_train_anew(
     workspace, trained, capsys
 ):
     shutil.copytree(trained.run.folder.parent.parent, workspace)
-    places.save_choice(replace(tiny_run.CHOICE, epochs=1))
+    save_choice(replace(tiny_run.CHOICE, epochs=1))
     selection.save_selection(tiny_run.conversations(4), data.OUR_POOL)
     (workspace / "runs" / trained.run.folder.name / "adapter_model.safetensors").unlink()
     assert "has no adapter_model.safetensors any more" in runs.missing()

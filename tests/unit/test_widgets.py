@@ -13,10 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import lab, lora, memory, plots, presets
+from helpers.choice import Choice, load_choice
 from helpers.errors import CourseError
-from helpers.presets import Choice
 from helpers.widgets import EPOCHS, MODULES, RANKS, AlphaDial, Knob, LoraSliders
-from helpers.workspace import load_choice
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import course

@@ -8,19 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import workspace as places
+from helpers.choice import saved_choice
 from helpers.errors import CourseError
-from helpers.presets import PROJECTIONS, Choice
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text('aé中\n"\\'),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab"), inner, max_size=3),
     max_leaves=8,
 )
-
-
-@pytest.fixture
-def full_size(monkeypatch):
-    monkeypatch.setenv("COURSE_SIZE", "full")
 
 
 def refusal(action, *arguments) -> str:
@@ -188,62 +183,6 @@ def test_enough_space_says_nothing(workspace, capsys):
     assert capsys.readouterr().out == ""
 
 
-# -------------------------------------------------------------------------------------------- choices
-@given(
-    r=st.integers(1, 256),
-    lora_alpha=st.integers(1, 512) | st.floats(0.5, 512),
-    target_modules=st.lists(st.sampled_from(PROJECTIONS), min_size=1, unique=True),
-    lora_dropout=st.floats(0, 0.9),
-    batch_size=st.integers(1, 64),
-    epochs=st.floats(0.1, 10),
-)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_saved_choice_comes_back(workspace, full_size, **values):
-    choice = Choice(**values)
-    places.save_choice(choice)
-    assert places.load_choice() == choice
-
-
-def test_without_a_saved_choice_the_homeworks_defaults_are_used_and_named(
-    workspace, full_size, capsys
-):
-    assert places.load_choice() == Choice()
-    assert "No saved choice" in capsys.readouterr().out
-
-
-def test_the_choice_that_is_used_is_named(workspace, capsys):
-    places.save_choice(Choice(r=4, lora_alpha=32))
-    places.load_choice()
-    assert "r = 4, alpha = 32" in capsys.readouterr().out
-
-
-def test_the_test_size_limits_the_epochs_and_not_the_saved_choice(workspace, monkeypatch):
-    monkeypatch.setenv("COURSE_SIZE", "test")
-    assert places.load_choice().epochs == 1
-    places.save_choice(Choice(epochs=3))
-    assert places.load_choice().epochs == 1
-    assert places.read_json("choice.json")["epochs"] == 3
-
-
-def test_unknown_settings_in_a_saved_choice_are_named_with_the_file(workspace):
-    places.write_json("choice.json", Choice().to_dict() | {"rank": 8, "beta": 2})
-    message = refusal(places.load_choice)
-    assert f"{workspace / 'choice.json'} holds unknown settings: beta, rank" in message
-    assert "lora_alpha" in message
-    assert places.read_json("choice.json")["rank"] == 8
-
-
-def test_a_saved_choice_with_an_impossible_value_is_refused(workspace):
-    places.write_json("choice.json", Choice().to_dict() | {"r": 0})
-    assert "r = 0" in refusal(places.load_choice)
-
-
-@pytest.mark.parametrize("content", [[], [16, 16], 16])
-def test_a_saved_choice_that_is_not_an_object_is_refused(workspace, content):
-    places.write_json("choice.json", content)
-    assert str(workspace / "choice.json") in refusal(places.load_choice)
-
-
 def test_a_workspace_on_a_drive_that_is_not_mounted_is_refused_and_nothing_is_made(
     tmp_path, monkeypatch
 ):
@@ -259,7 +198,7 @@ def test_a_workspace_on_a_drive_that_is_not_mounted_is_refused_and_nothing_is_ma
 def test_a_file_that_windows_marked_is_read_and_a_folder_in_its_place_is_named(workspace):
     workspace.mkdir()
     (workspace / "choice.json").write_text('{"r": 4}', encoding="utf-8-sig")
-    assert places.saved_choice().r == 4
+    assert saved_choice().r == 4
     (workspace / "choice.json").unlink()
     (workspace / "choice.json").mkdir()
-    assert "choice.json is not readable" in refusal(places.saved_choice)
+    assert "choice.json is not readable" in refusal(saved_choice)

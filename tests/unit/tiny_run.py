@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from helpers import data, models, runs, selection, training
-from helpers.presets import Choice
+from helpers.choice import Choice
 
 CHOICE = Choice(r=4, lora_alpha=8, max_seq_length=512, batch_size=4, epochs=3, learning_rate=0.01)
 # 32 rows, 4 at a time, 3 times: 24 steps, with checkpoints after 10, 20 and 24.

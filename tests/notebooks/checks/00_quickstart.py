@@ -15,7 +15,7 @@ def pick_100():
 
 def train_the_adapter():
     assert run.folder == folder.absolute() and run.record["status"] == "finished"
-    steps = lab.count_steps(len(trainer.train_dataset), choice)
+    steps = choice.count_steps(len(trainer.train_dataset))
     assert [step for step, _ in runs.losses(run.folder)] == list(range(1, steps + 1))
     assert run.record["trainable_parameters"] == lora.adapter_parameters(model.config, r)
     asked.check_model(model, run)
