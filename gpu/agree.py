@@ -108,7 +108,9 @@ def build_trainer(model, tokenizer, count: int, *, steps: int, **settings):
     from helpers.choice import Choice
 
     rows = data.to_prompt_completion(conversations(count))
-    config = training.build_config(Choice(batch_size=4), len(rows), 4, Path(tempfile.mkdtemp()))
+    config = training.build_config(
+        Choice(rows_per_update=4), len(rows), 4, Path(tempfile.mkdtemp())
+    )
     config.max_steps, config.save_strategy, config.logging_strategy = steps, "no", "no"
     for name, value in settings.items():
         setattr(config, name, value)

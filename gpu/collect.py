@@ -457,7 +457,7 @@ def shown(results: dict) -> dict:
 
     homework = Choice()
     # Two rows at once, as its training cell has them.
-    set_up = {"r": homework.r, "rows": 2, "tokens": homework.max_seq_length}
+    set_up = {"r": homework.r, "rows": 2, "tokens": homework.max_length}
     set_up["targets"] = list(homework.target_modules)
     kept = ("model", "bits", *set_up, "measured_gib")
     grid = results.get("grid", {})

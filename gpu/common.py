@@ -165,8 +165,8 @@ def predicted_gib(point: dict, stack: str = "unsloth") -> float:
     return memory.estimate(
         LlamaConfig(**SHAPES[point["model"].removesuffix("-bnb-4bit")]),
         r=point["r"],
-        batch_size=point["rows"],
-        sequence_length=point["tokens"],
+        per_device_train_batch_size=point["rows"],
+        max_length=point["tokens"],
         target_modules=point["targets"],
         load_in_4bit=point["bits"] == 4,
         stack=stack,

@@ -106,7 +106,7 @@ def measure(folder: str, r: int, targets: tuple, set_ups: list, fitted: bool) ->
     model, tokenizer = models.load(
         common.MODELS / folder,
         # In 16 bits Unsloth decides by it where the input embedding goes: the course's own there.
-        max_seq_length=4096 if four_bits else Choice().max_seq_length,
+        max_seq_length=4096 if four_bits else Choice().max_length,
         load_in_4bit=four_bits,
     )
     loaded = torch.cuda.memory_allocated() / common.GIB
@@ -116,7 +116,7 @@ def measure(folder: str, r: int, targets: tuple, set_ups: list, fitted: bool) ->
     for rows, tokens in set_ups:
         about = {"model": folder, "bits": 4 if four_bits else 16, "r": r, "targets": list(targets)}
         about |= {"fitted": fitted, "rows": rows, "tokens": tokens, "loaded_gib": round(loaded, 3)}
-        one_batch = replace(choice, batch_size=rows)
+        one_batch = replace(choice, rows_per_update=rows)
         found.append(about | peak(model, tokenizer, one_batch, rows, tokens))
         print(found[-1], flush=True)
     print(f"{time.perf_counter() - started:.0f} s for r = {r}", flush=True)

@@ -37,7 +37,7 @@ def build(choice, rows):
     from helpers import models, runs, training
 
     gc.collect()
-    model, tokenizer = models.load(max_seq_length=choice.max_seq_length)
+    model, tokenizer = models.load(max_seq_length=choice.max_length)
     model = training.add_adapter(model, choice)
     folder = runs.folder_for(choice, rows, model)
     return training.build_trainer(model, tokenizer, rows, choice, folder)
@@ -76,7 +76,7 @@ def resumed(found: dict, failures: list[str]) -> None:
     from helpers import runs, training
     from helpers.choice import Choice
 
-    choice, rows = Choice(r=16, epochs=1), conversations()
+    choice, rows = Choice(r=16, num_train_epochs=1), conversations()
     trainer = build(choice, rows)
     marks = set(trainer.processing_class.all_special_ids)
     ids = [trainer.train_dataset[number]["input_ids"] for number in (0, 1)]
@@ -107,7 +107,7 @@ def full(found: dict, failures: list[str]) -> None:
 
     from helpers.choice import Choice
 
-    choice = Choice(epochs=1, batch_size=64, micro_batch=64)
+    choice = Choice(num_train_epochs=1, rows_per_update=64, per_device_train_batch_size=64)
     texts = ("word " * 1700, "yes " * 200)
     messages = [
         {"role": role, "content": text}

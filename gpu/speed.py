@@ -1,9 +1,9 @@
 """Speed and memory of three ways to train, and of two ways to answer, in one run on one GPU.
 
 `COURSE_T4=1 python gpu/speed.py [--tokens N …]`. Each way has a process of its own, with the same 4-bit model, rows,
-effective batch of 8, rank 16 and optimiser:
+8 rows an update, rank 16 and optimiser:
 
-- course: this course's settings, with the micro-batch that it derives;
+- course: this course's settings, with the rows at once that it derives;
 - unsloth: the homework's cell, Unsloth with 2 rows × 4 accumulation steps;
 - plain: Transformers, PEFT, TRL and bitsandbytes without Unsloth, 2 rows × 4.
 
@@ -169,7 +169,7 @@ def configure(way: str, model, folder: str, tokens: int, rows_at_once: int | Non
     from helpers.choice import Choice
 
     choice = Choice()
-    rows_at_once = rows_at_once or training.micro_batch(model, choice, tokens)
+    rows_at_once = rows_at_once or training.per_device_train_batch_size(model, choice, tokens)
     return training.build_config(choice, 100, rows_at_once, Path(folder))
 
 

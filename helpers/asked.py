@@ -68,16 +68,16 @@ def check_trainer(
             FROM_THE_ADAPTER_ON,
         )
     chosen = {
-        "epochs": (args.num_train_epochs, choice.epochs),
+        "num_train_epochs": (args.num_train_epochs, choice.num_train_epochs),
         "learning_rate": (args.learning_rate, models.learning_rate(choice, trainer.model)),
-        "batch_size": (
+        "rows_per_update": (
             args.per_device_train_batch_size * args.gradient_accumulation_steps,
-            choice.batch_size,
+            choice.rows_per_update,
         ),
     }
     # On a GPU Unsloth takes it out of the settings (unsloth/models/rl.py), where it drops the padding.
     if not torch.cuda.is_available():
-        chosen["max_seq_length"] = (args.max_length, choice.max_seq_length)
+        chosen["max_length"] = (args.max_length, choice.max_length)
     rows = data.to_prompt_completion(conversations)
     wrong = adapters.differences(settings, choice)
     if more := adapters.trains_more(trainer.model):

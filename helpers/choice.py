@@ -9,7 +9,9 @@ from helpers.errors import CourseError, check_positive, check_share, check_whole
 from helpers.presets import PROJECTIONS
 
 # The least that makes sense of each whole number.
-WHOLE = {"r": 1, "max_seq_length": 8, "batch_size": 1, "micro_batch": 1}
+WHOLE = {"r": 1, "max_length": 8, "rows_per_update": 1, "per_device_train_batch_size": 1}
+# What need not be chosen: it follows from the machine or the model.
+DERIVED = ("per_device_train_batch_size", "learning_rate")
 ANEW = "Save a choice in notebook 03 again, or delete the file to get the homework's settings."
 
 
@@ -18,8 +20,8 @@ class Choice:
     """What a student chose to train with; the defaults are the homework's.
 
     The first five fields are arguments of ``get_peft_model``, the others, but for one, of ``SFTConfig``.
-    ``batch_size`` is the one: rows between two updates of the adapter. How many of them go through the machine at
-    once (``micro_batch``) changes time and memory, not the result, and is derived when ``None``.
+    ``rows_per_update`` is the one: rows between two updates of the adapter. How many of them go through the machine at
+    once (``per_device_train_batch_size``) changes time and memory, not the result, and is derived when ``None``.
     """
 
     r: int = 16
@@ -27,25 +29,26 @@ class Choice:
     target_modules: tuple[str, ...] = PROJECTIONS
     lora_dropout: float = 0.0
     use_rslora: bool = False
-    max_seq_length: int = 2048
-    batch_size: int = 8
-    micro_batch: int | None = None
-    epochs: float = 2
+    max_length: int = 2048
+    rows_per_update: int = 8
+    per_device_train_batch_size: int | None = None
+    num_train_epochs: float = 2
     # ``None``: the model's own, see `presets.MODELS`.
     learning_rate: float | None = None
 
     def __post_init__(self):
         for name, least in WHOLE.items():
-            if name != "micro_batch" or self.micro_batch is not None:
+            if not self._left_out(name):
                 self._set(name, check_whole(name, getattr(self, name), least))
-        for name in ("lora_alpha", "epochs", "learning_rate"):
-            if name != "learning_rate" or self.learning_rate is not None:
+        for name in ("lora_alpha", "num_train_epochs", "learning_rate"):
+            if not self._left_out(name):
                 self._set(name, check_positive(name, getattr(self, name)))
-        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+        at_once = self.per_device_train_batch_size
+        if at_once is not None and self.rows_per_update % at_once:
             raise CourseError(
-                f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}.",
-                "An update is made of whole micro-batches.",
-                "Choose a micro-batch that divides it, or leave it out.",
+                f"per_device_train_batch_size = {at_once} does not divide rows_per_update = {self.rows_per_update}.",
+                "An update is made of whole parts, of so many rows at once each.",
+                "Choose a number that divides it, or leave it out.",
             )
         dropout = check_share(
             "lora_dropout",
@@ -59,6 +62,9 @@ class Choice:
         switch = self.use_rslora in (True, False)
         self._set("use_rslora", bool(self.use_rslora) if switch else self.use_rslora)
         need_switch(self.use_rslora, "use_rslora")
+
+    def _left_out(self, name: str) -> bool:
+        return name in DERIVED and getattr(self, name) is None
 
     def _set(self, name: str, value: object) -> None:
         """As Python's own kind of number, so that a choice made with NumPy can be saved as JSON."""
@@ -101,22 +107,22 @@ class Choice:
 
         Args:
             rows: training rows, as prompt and completion.
-            per_device_train_batch_size: rows at once; they divide ``batch_size``.
+            per_device_train_batch_size: rows at once; they divide ``rows_per_update``.
             learning_rate: the model's own, for a choice that names none.
         """
         return {
             "per_device_train_batch_size": per_device_train_batch_size,
-            "gradient_accumulation_steps": self.batch_size // per_device_train_batch_size,
-            "num_train_epochs": self.epochs,
+            "gradient_accumulation_steps": self.rows_per_update // per_device_train_batch_size,
+            "num_train_epochs": self.num_train_epochs,
             "learning_rate": learning_rate if self.learning_rate is None else self.learning_rate,
-            "max_length": self.max_seq_length,
+            "max_length": self.max_length,
             **presets.TRAINING | {"warmup_steps": self.warmup_steps(rows)},
         }
 
     def count_steps(self, rows: int) -> int:
-        """Updates of the adapter in a whole training on so many rows: each takes ``batch_size`` of them, the last
+        """Updates of the adapter in a whole training on so many rows: each takes ``rows_per_update`` of them, the last
         of an epoch may take fewer."""
-        return math.ceil(math.ceil(rows / self.batch_size) * self.epochs)
+        return math.ceil(math.ceil(rows / self.rows_per_update) * self.num_train_epochs)
 
     def warmup_steps(self, rows: int) -> int:
         """The homework's 10 warm-up steps; a quarter of a training that has fewer than 20 steps in all."""
@@ -180,4 +186,4 @@ def load_choice() -> Choice:
         choice = Choice()
     else:
         print(f"Using your saved choice: r = {choice.r}, alpha = {choice.lora_alpha}.")
-    return replace(choice, epochs=min(choice.epochs, presets.size().max_epochs))
+    return replace(choice, num_train_epochs=min(choice.num_train_epochs, presets.size().max_epochs))

@@ -256,7 +256,7 @@ def to_prompt_completion(rows: "Dataset | list[dict]") -> "Dataset":
     return Dataset.from_list(pairs)
 
 
-def check_lengths(rows: "Dataset", tokenizer, max_seq_length: int) -> list[int]:
+def check_lengths(rows: "Dataset", tokenizer, max_length: int) -> list[int]:
     """Tokens of each conversation, template included.
 
     Raises:
@@ -264,16 +264,14 @@ def check_lengths(rows: "Dataset", tokenizer, max_seq_length: int) -> list[int]:
     """
     check_template(rows, tokenizer)
     lengths = [len(tokens.token_ids(tokenizer, messages)) for messages in rows["conversations"]]
-    long = [
-        (row_id, n) for row_id, n in zip(rows["id"], lengths, strict=True) if n > max_seq_length
-    ]
+    long = [(row_id, n) for row_id, n in zip(rows["id"], lengths, strict=True) if n > max_length]
     if long:
         row_id, count = long[0]
         raise CourseError(
             f"The conversation {row_id!r} has {count} tokens ({len(long)} such), "
-            f"and max_seq_length is {max_seq_length}.",
+            f"and max_length is {max_length}.",
             "The rest would be cut off: the model would learn to stop in the middle.",
-            "Leave such rows out: selection.without(rows, ids). Or give choice and model a larger max_seq_length.",
+            "Leave such rows out: selection.without(rows, ids). Or give choice and model a larger max_length.",
         )
     return lengths
 

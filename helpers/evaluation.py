@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 # Rows answered at once; halved by itself when the memory of the GPU does not suffice.
-BATCH_SIZE = 16
+AT_ONCE = 16
 DIVIDES = "Logits are divided by it. None, in place of a number, takes the likeliest token each time (greedy)."
 
 
@@ -73,7 +73,7 @@ def generate(
     top_k: int = 0,
     repetition_penalty: float = 1.0,
     num_beams: int = 1,
-    batch_size: int = BATCH_SIZE,
+    at_once: int = AT_ONCE,
     seed: int = presets.SEED,
 ) -> list[str]:
     """One answer for each prompt, in the order of the prompts.
@@ -88,14 +88,14 @@ def generate(
             among the ``top_k`` likeliest (0: no limit).
         repetition_penalty: above 1, tokens that occurred become less likely (Keskar et al. 2019).
         num_beams: beginnings that are kept at once; 1: no beam search.
-        batch_size: prompts answered at once.
+        at_once: prompts answered at once.
         seed: of the sampling.
 
     Raises:
         CourseError: a decoding parameter is out of range, or even one prompt does not fit into memory.
     """
     check_whole("max_new_tokens", max_new_tokens, 1)
-    check_whole("batch_size", batch_size, 1)
+    check_whole("at_once", at_once, 1)
     check_whole("num_beams", num_beams, 1)
     check_positive("repetition_penalty", repetition_penalty, "Scores are divided by it.")
     _check_decoding(temperature, top_p, top_k)
@@ -111,7 +111,7 @@ def generate(
     torch.manual_seed(seed)
     _inference_mode(model)
     while order:
-        now, rest = order[:batch_size], order[batch_size:]
+        now, rest = order[:at_once], order[at_once:]
         try:
             for index, answer in zip(
                 now, _answer(model, tokenizer, [asked[i] for i in now], settings), strict=True
@@ -120,14 +120,14 @@ def generate(
             order = rest
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            if batch_size == 1:
+            if at_once == 1:
                 raise CourseError(
                     "One answer alone does not fit into the GPU's memory.",
                     "Another model may still be loaded in this notebook.",
                     "Restart the session and run only this notebook, or lower max_new_tokens.",
                 ) from error
-            batch_size = max(1, batch_size // 2)
-            print(f"Out of GPU memory: going on with {batch_size} prompts at once.")
+            at_once = max(1, at_once // 2)
+            print(f"Out of GPU memory: going on with {at_once} prompts at once.")
     return [answers[i] for i in range(len(asked))]
 
 
@@ -243,7 +243,7 @@ def candidates(
 
 # ---------------------------------------------------------------------------------------- measuring
 def answer_losses(
-    model, tokenizer, rows: "Dataset", *, batch_size: int = 8
+    model, tokenizer, rows: "Dataset", *, at_once: int = 8
 ) -> tuple[list[float], list[int]]:
     """Held-out loss: how surprised the model is by each reference answer.
 
@@ -261,8 +261,8 @@ def answer_losses(
         whole, read = tokens.learned_ids(tokenizer, last["prompt"], last["completion"])
         pairs.append((read, whole))
     losses: list[float] = []
-    for start in range(0, len(pairs), batch_size):
-        losses += _losses(model, tokenizer, pairs[start : start + batch_size])
+    for start in range(0, len(pairs), at_once):
+        losses += _losses(model, tokenizer, pairs[start : start + at_once])
     return losses, [len(whole) - prompt for prompt, whole in pairs]
 
 
@@ -372,10 +372,11 @@ def write_training_config(path: str | Path, record: dict) -> Path:
     """Write the homework's ``training_config.json``, nine settings, from a run's ``run.json``."""
     choice = record["choice"]
     content = {
-        "per_device_train_batch_size": record["micro_batch"],
-        "gradient_accumulation_steps": choice["batch_size"] // record["micro_batch"],
+        "per_device_train_batch_size": record["per_device_train_batch_size"],
+        "gradient_accumulation_steps": choice["rows_per_update"]
+        // record["per_device_train_batch_size"],
         "warmup_steps": record["warmup_steps"],
-        "num_train_epochs": choice["epochs"],
+        "num_train_epochs": choice["num_train_epochs"],
         "learning_rate": record["learning_rate"],
         "optim": presets.TRAINING["optim"],
         "weight_decay": presets.TRAINING["weight_decay"],

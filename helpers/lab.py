@@ -59,15 +59,15 @@ def plan(
     """
     config, rows = lora.model_config(config), check_whole("rows", rows, 1)
     trained = lora.adapter_parameters(config, choice.r, choice.target_modules)
-    at_once = choice.micro_batch or memory.micro_batch(
+    at_once = choice.per_device_train_batch_size or memory.per_device_train_batch_size(
         config,
         r=choice.r,
-        batch_size=choice.batch_size,
-        sequence_length=choice.max_seq_length,
+        rows_per_update=choice.rows_per_update,
+        max_length=choice.max_length,
         gib=T4_MEMORY_GIB - memory.SPARE_GIB,
         target_modules=choice.target_modules,
     )
-    tokens = round(rows * choice.epochs) * choice.max_seq_length
+    tokens = round(rows * choice.num_train_epochs) * choice.max_length
     return Plan(
         choice=choice,
         config=config,
@@ -83,8 +83,8 @@ def plan(
         estimate=memory.estimate(
             config,
             r=choice.r,
-            batch_size=at_once,
-            sequence_length=choice.max_seq_length,
+            per_device_train_batch_size=at_once,
+            max_length=choice.max_length,
             target_modules=choice.target_modules,
         ),
     )
@@ -100,14 +100,17 @@ def smallest_change(too_large: Plan) -> tuple[str, Plan] | None:
         return None
     choice = too_large.choice
     tries = [
-        (f"{rows} rows at once instead of {too_large.rows_at_once}", {"micro_batch": rows})
-        for rows in reversed(memory.divisors(choice.batch_size))
+        (
+            f"{rows} rows at once instead of {too_large.rows_at_once}",
+            {"per_device_train_batch_size": rows},
+        )
+        for rows in reversed(memory.divisors(choice.rows_per_update))
         if rows < too_large.rows_at_once
     ]
     tries += [
-        (f"rows of at most {length:,} tokens", {"max_seq_length": length})
+        (f"rows of at most {length:,} tokens", {"max_length": length})
         for length in reversed(LENGTHS)
-        if length < choice.max_seq_length
+        if length < choice.max_length
     ]
     tries += [
         (f"r = {2**power}", {"r": 2**power})
@@ -130,7 +133,7 @@ UNTRAINED, USUAL, NAN = 3.31, 2.26, "NaN, which is no number,"
 EXTREMES = {
     "learning_rate": ({2e-5: 3.27}, {0.02: 2.69, 0.2: NAN, 2: NAN}),
     "lora_alpha": ({0.0001: 3.31, 0.016: 3.26, 0.16: 2.97}, {1024: 2.96, 1e6: NAN}),
-    "epochs": ({}, {8: 3.62, 15: 4.20}),
+    "num_train_epochs": ({}, {8: 3.62, 15: 4.20}),
 }
 # The longest rows whose memory was measured (gpu/results.json).
 LONGEST_MEASURED = 4096
@@ -158,7 +161,7 @@ def too_large(worked_out: Plan) -> str:
     change = smallest_change(worked_out)
     helps = f"It would fit with {change[0]}." if change else "No single change makes it fit."
     return (
-        f"Rows of {c.max_seq_length:,} tokens take {e.total:.1f} + {e.context:.1f} GiB, and a T4 has "
+        f"Rows of {c.max_length:,} tokens take {e.total:.1f} + {e.context:.1f} GiB, and a T4 has "
         f"{T4_MEMORY_GIB}. {helps}"
     )
 
@@ -194,24 +197,24 @@ def _arithmetic(worked_out: Plan) -> list[str]:
         found.append(
             f"r = {c.r} is no low rank here: A and B hold as many numbers as the layers they stand beside, or more."
         )
-    if c.batch_size > worked_out.rows:
+    if c.rows_per_update > worked_out.rows:
         found.append(
-            f"batch_size = {c.batch_size} is more than the {worked_out.rows} rows: an epoch is one update, "
+            f"rows_per_update = {c.rows_per_update} is more than the {worked_out.rows} rows: an epoch is one update, "
             f"{worked_out.steps} in all."
         )
-    positions = getattr(config, "max_position_embeddings", c.max_seq_length)
-    if c.max_seq_length > positions:
+    positions = getattr(config, "max_position_embeddings", c.max_length)
+    if c.max_length > positions:
         found.append(
-            f"max_seq_length = {c.max_seq_length:,} is beyond the {positions:,} positions that the model was made for."
+            f"max_length = {c.max_length:,} is beyond the {positions:,} positions that the model was made for."
         )
-    if c.max_seq_length > LONGEST_MEASURED:
+    if c.max_length > LONGEST_MEASURED:
         found.append(
             f"Memory was measured for rows of at most {LONGEST_MEASURED:,} tokens; beyond, the estimate was not checked."
         )
     hours = worked_out.minutes[0] / 60
     if hours > COLAB_HOURS:
         found.append(
-            f"If every row is full, {c.epochs:g} epochs take at least {hours:,.0f} hours on a T4, by arithmetic; a "
+            f"If every row is full, {c.num_train_epochs:g} epochs take at least {hours:,.0f} hours on a T4, by arithmetic; a "
             f"free Colab machine lives at most {COLAB_HOURS}."
         )
     return found
@@ -261,7 +264,7 @@ def describe(plan: Plan, tokens_per_minute: float | None = None) -> str:
         change = smallest_change(plan)
         verdict = "does not fit on a T4" + (f"; it would with {change[0]}" if change else "")
     rows = "1 row" if plan.rows_at_once == 1 else f"{plan.rows_at_once} rows"
-    derived = "" if c.micro_batch else " (chosen for you)"
+    derived = "" if c.per_device_train_batch_size else " (chosen for you)"
     short, long = plan.minutes
     time = f"{short:.0f} to {long:.0f} min on a T4, by arithmetic alone"
     if tokens_per_minute:
@@ -273,7 +276,7 @@ def describe(plan: Plan, tokens_per_minute: float | None = None) -> str:
         f"scale      {formula} = {plan.scale:g}",
         f"file       {plan.file_mib:,.0f} MiB",
         f"memory     {e.total:.2f} + {e.context:.2f} GiB: {verdict}",
-        f"           {rows} of {c.max_seq_length:,} tokens at once{derived}, {c.batch_size} for an update",
+        f"           {rows} of {c.max_length:,} tokens at once{derived}, {c.rows_per_update} rows an update",
         f"time       at most {time}",
         f"           {plan.steps} updates, {plan.tokens:,} tokens if every row is full",
     ]

@@ -105,8 +105,8 @@ def estimate(
     config: "PretrainedConfig | str",
     *,
     r: int,
-    batch_size: int,
-    sequence_length: int,
+    per_device_train_batch_size: int,
+    max_length: int,
     target_modules: Sequence[str] = PROJECTIONS,
     load_in_4bit: bool = True,
     stack: str = "unsloth",
@@ -116,8 +116,8 @@ def estimate(
     Args:
         config: a Transformers config, or a preset name such as ``"llama-2-7b"``.
         r: the rank.
-        batch_size: rows that go through the GPU at once (the micro-batch), not the effective batch.
-        sequence_length: tokens of each of these rows.
+        per_device_train_batch_size: rows at once, which go through the GPU together; not rows an update.
+        max_length: tokens of each of these rows.
         target_modules: adapted projections.
         load_in_4bit: NF4 weights, else 16-bit ones.
         stack: ``"unsloth"``, or ``"transformers"`` for Transformers, PEFT and TRL alone.
@@ -137,8 +137,10 @@ def estimate(
     stay on the GPU; PEFT turns the unquantised weights of a 4-bit model into float32, and a 16-bit copy of the
     output matrix lives beside it.
     """
-    batch_size = check_whole("batch_size", batch_size, 1)
-    sequence_length = check_whole("sequence_length", sequence_length, 1)
+    per_device_train_batch_size = check_whole(
+        "per_device_train_batch_size", per_device_train_batch_size, 1
+    )
+    max_length = check_whole("max_length", max_length, 1)
     need_switch(load_in_4bit, "load_in_4bit")
     if stack not in ("unsloth", "transformers"):
         raise CourseError(
@@ -169,38 +171,38 @@ def estimate(
         adapter=4 * trained / GIB,
         gradients=4 * trained / GIB,
         optimizer=2 * trained / GIB,
-        activations=batch_size * sequence_length * per_token / GIB,
+        activations=per_device_train_batch_size * max_length * per_token / GIB,
         overhead=overhead,
     )
 
 
-def micro_batch(
+def per_device_train_batch_size(
     config: "PretrainedConfig | str",
     *,
     r: int,
-    batch_size: int,
-    sequence_length: int,
+    rows_per_update: int,
+    max_length: int,
     gib: float,
     target_modules: Sequence[str] = PROJECTIONS,
 ) -> int:
-    """The smallest micro-batch that keeps a GPU busy, as far as it is predicted to fit into ``gib`` GiB.
+    """The fewest rows at once that keep a GPU busy, as far as they are predicted to fit into ``gib`` GiB.
 
-    It divides ``batch_size``. Larger micro-batches need fewer, fuller steps for the same update; beyond
-    `BUSY_TOKENS` at once they only cost memory. At least 1, also where nothing fits.
+    They divide ``rows_per_update``. More rows at once need fewer, fuller steps for the same update; beyond
+    `BUSY_TOKENS` they only cost memory. At least 1, also where nothing fits.
     """
-    best, sequence_length = 1, check_whole("sequence_length", sequence_length, 1)
-    for rows in divisors(check_whole("batch_size", batch_size, 1)):
+    best, max_length = 1, check_whole("max_length", max_length, 1)
+    for rows in divisors(check_whole("rows_per_update", rows_per_update, 1)):
         needed = estimate(
             config,
             r=r,
-            batch_size=rows,
-            sequence_length=sequence_length,
+            per_device_train_batch_size=rows,
+            max_length=max_length,
             target_modules=target_modules,
         )
         if not needed.fits(gib):
             break
         best = rows
-        if rows * sequence_length >= BUSY_TOKENS:
+        if rows * max_length >= BUSY_TOKENS:
             break
     return best
 

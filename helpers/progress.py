@@ -164,7 +164,7 @@ def full(trainer, folder: Path) -> CourseError:
         f"Step {trainer.state.global_step + 1} of {trainer.state.max_steps} does not fit into the GPU's memory"
         + (f". {checkpoint.name} of the run {folder.name} is saved." if checkpoint else "."),
         f"It holds {rows_at_once} rows at once, of up to {longest} tokens. Another model in this session takes memory too.",
-        "Restart the session, choose a smaller micro_batch "
+        "Restart the session, choose a smaller per_device_train_batch_size "
         f"(such as {max(1, rows_at_once // 2)}) or shorter conversations, and run the cells from the top.",
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TRAIN_AGAIN = "Train again in notebook 05."
 # What every finished run's record holds.
 NUMBERS = (
-    *("minutes", "tokens", "micro_batch", "learning_rate"),
+    *("minutes", "tokens", "per_device_train_batch_size", "learning_rate"),
     *("warmup_steps", "trainable_parameters"),
 )
 HELD = {"model": str, "choice": dict, "ids": list} | dict.fromkeys(NUMBERS, int | float)

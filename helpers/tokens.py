@@ -105,7 +105,7 @@ def keep_marks_as_text(tokenised: "Dataset", rows: "Dataset", tokenizer) -> "Dat
         raise CourseError(
             f"The trainer kept {len(tokenised)} of {len(rows)} rows.",
             "It leaves out rows whose answer would be cut off, or was given other rows.",
-            "Build the trainer again from the same rows, with a larger max_seq_length.",
+            "Build the trainer again from the same rows, with a larger max_length.",
         )
     columns = tokenised.to_dict()
     changed = False

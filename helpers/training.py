@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Rows that go through a CPU at once: measured fastest of 2, 4 and 8 for the small model on 2 cores.
-CPU_MICRO_BATCH = 4
+CPU_ROWS_AT_ONCE = 4
 # Up to so many tokens at once a CPU keeps the results of the forward pass. With 4 of the course's rows at once,
 # 8 steps then took 46.8 s instead of 58.7 s and 1.1 GiB more memory, with the same loss (2 cores).
 CPU_KEPT_TOKENS = 2048
@@ -40,20 +40,20 @@ KEPT_CHECKPOINTS = 2
 VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
 
 
-def micro_batch(model, choice: Choice, longest: int) -> int:
+def per_device_train_batch_size(model, choice: Choice, longest: int) -> int:
     """Rows that go through the machine at once; ``longest`` is the longest row in tokens."""
-    if choice.micro_batch is not None:
-        return choice.micro_batch
+    if choice.per_device_train_batch_size is not None:
+        return choice.per_device_train_batch_size
     if not torch.cuda.is_available():
-        return math.gcd(choice.batch_size, CPU_MICRO_BATCH)
+        return math.gcd(choice.rows_per_update, CPU_ROWS_AT_ONCE)
     # Less than 1 where a larger GPU is limited to a T4's memory.
     share = torch.cuda.get_per_process_memory_fraction()
     gib = share * torch.cuda.get_device_properties(0).total_memory / memory.GIB - memory.SPARE_GIB
-    return memory.micro_batch(
+    return memory.per_device_train_batch_size(
         model.config,
         r=choice.r,
-        batch_size=choice.batch_size,
-        sequence_length=longest,
+        rows_per_update=choice.rows_per_update,
+        max_length=longest,
         gib=gib,
         target_modules=choice.target_modules,
     )
@@ -72,9 +72,9 @@ def build_trainer(
         folder: where checkpoints go, and the adapter at the end.
     """
     selection.check_rows(conversations)
-    longest = max(data.check_lengths(conversations, tokenizer, choice.max_seq_length))
+    longest = max(data.check_lengths(conversations, tokenizer, choice.max_length))
     rows = data.to_prompt_completion(conversations)
-    rows_at_once = micro_batch(model, choice, longest)
+    rows_at_once = per_device_train_batch_size(model, choice, longest)
     config = build_config(choice, len(rows), rows_at_once, folder, model)
     trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=config)
     return prepare(trainer, rows)
@@ -88,7 +88,7 @@ def build_config(
     Args:
         choice: batch, epochs, learning rate and longest sequence.
         row_count: prompt/completion rows.
-        rows_at_once: the micro-batch, see `micro_batch`.
+        rows_at_once: see `per_device_train_batch_size`.
         folder: where checkpoints go.
         model: the loaded model, for its learning rate; without one, this machine's.
     """
@@ -316,7 +316,7 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
 
 def _load_and_train(choice: Choice, conversations: "Dataset", *, latest: bool = True) -> runs.Run:
     """Load this machine's model, train it, and release it again."""
-    model, tokenizer = models.load(max_seq_length=choice.max_seq_length)
+    model, tokenizer = models.load(max_seq_length=choice.max_length)
     model = add_adapter(model, choice)
     folder = runs.folder_for(choice, conversations, model)
     trainer = build_trainer(model, tokenizer, conversations, choice, folder)
@@ -344,8 +344,10 @@ def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> 
     args = trainer.args
     # The model that was loaded, also where COURSE_MODEL has changed since.
     return runs.asked_of(choice, conversations, models.name_of(trainer.model)) | {
-        "tokens": round(sum(map(len, trainer.train_dataset["input_ids"])) * choice.epochs),
-        "micro_batch": args.per_device_train_batch_size,
+        "tokens": round(
+            sum(map(len, trainer.train_dataset["input_ids"])) * choice.num_train_epochs
+        ),
+        "per_device_train_batch_size": args.per_device_train_batch_size,
         "learning_rate": args.learning_rate,
         "warmup_steps": args.warmup_steps,
         "trainable_parameters": lora.count_parameters(trainer.model).trainable,

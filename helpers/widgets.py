@@ -32,11 +32,12 @@ _PRE = '<pre style="white-space:pre-wrap;word-break:normal;overflow-wrap:anywher
 _TABLE = _PRE.replace("pre-wrap", "pre").replace(
     "margin", "overflow-x:auto;width:0;min-width:calc(100% - 12px);margin"
 )
-_LABEL = {"description_width": "112px"}
+# The longest label is per_device_train_batch_size.
+_LABEL = {"description_width": "196px"}
 # A field and its slider side by side, or below each other in a narrow window.
 _SLIDER = {"readout": False, "layout": {"width": "240px"}}
 _WRAP = {"flex_flow": "row wrap"}
-_WIDE = {"width": "100%", "max_width": "430px"}
+_WIDE = {"width": "100%", "max_width": "530px"}
 
 
 class WithStill(w.VBox):
@@ -83,7 +84,7 @@ class Knob:
         self.name, self.marks = name, tuple(sorted({*marks, value}))
         kind = w.IntText if all(isinstance(n, int) for n in (*marks, value, step)) else w.FloatText
         self.field = kind(
-            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(width="200px")
+            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(width="290px")
         )
         self.slider = w.SelectionSlider(options=self.marks, value=value, **_SLIDER)
         self.row = w.HBox([self.field, self.slider], layout=w.Layout(**_WRAP))
@@ -154,7 +155,7 @@ class LoraSliders:
             options=list(self.models), value=model, description="model", style=_LABEL,
             layout=w.Layout(**_WIDE),
         )  # fmt: skip
-        self.r = Knob("rank r", RANKS, choice.r)
+        self.r = Knob("r", RANKS, choice.r)
         self.alpha = Knob("lora_alpha", ALPHAS, float(choice.lora_alpha))
         sets = MODULES | (
             {}
@@ -162,18 +163,20 @@ class LoraSliders:
             else {"as before": choice.target_modules}
         )
         self.modules = w.Dropdown(
-            options=list(sets.items()), value=choice.target_modules, description="modules",
+            options=list(sets.items()), value=choice.target_modules, description="target_modules",
             style=_LABEL, layout=w.Layout(**_WIDE),
         )  # fmt: skip
         self.dropout = Knob("lora_dropout", (0.0, 0.05, 0.1), choice.lora_dropout, step=0.05)
         self.rslora = w.Checkbox(
-            value=choice.use_rslora, description="rsLoRA: divide alpha by √r", style=_LABEL,
+            value=choice.use_rslora, description="use_rslora", style=_LABEL,
             layout=w.Layout(**_WIDE),
         )  # fmt: skip
-        self.length = Knob("tokens a row", lab.LENGTHS, choice.max_seq_length)
-        self.batch = Knob("rows an update", BATCHES, choice.batch_size)
-        self.rows = Knob("rows at once", ROWS, choice.micro_batch or 0)
-        self.epochs = Knob("epochs", EPOCHS, float(choice.epochs))
+        self.length = Knob("max_length", lab.LENGTHS, choice.max_length)
+        self.batch = Knob("rows_per_update", BATCHES, choice.rows_per_update)
+        self.rows = Knob(
+            "per_device_train_batch_size", ROWS, choice.per_device_train_batch_size or 0
+        )
+        self.epochs = Knob("num_train_epochs", EPOCHS, float(choice.num_train_epochs))
         narrow = {"width": "104px"}
         self.same = w.Button(description="alpha = r", layout=w.Layout(**narrow))
         self.twice = w.Button(description="alpha = 2r", layout=w.Layout(**narrow))
@@ -248,10 +251,10 @@ class LoraSliders:
                 target_modules=self.modules.value,
                 lora_dropout=self.dropout.checked(),
                 use_rslora=self.rslora.value,
-                max_seq_length=self.length.checked(),
-                batch_size=self.batch.checked(),
-                micro_batch=self.rows.checked() or None,
-                epochs=self.epochs.checked(),
+                max_length=self.length.checked(),
+                rows_per_update=self.batch.checked(),
+                per_device_train_batch_size=self.rows.checked() or None,
+                num_train_epochs=self.epochs.checked(),
             )
             self.plan = self._planned(moved)
         except CourseError as error:
@@ -321,7 +324,7 @@ class AlphaDial:
         names = [(f"{factor:g}", factor) for factor in factors]
         start = factors.index(1) if 1 in factors else 0
         self.field = w.Dropdown(
-            options=names, index=start, description="alpha × …", style=_LABEL,
+            options=names, index=start, description="alpha × …", style={"description_width": "112px"},
             layout=w.Layout(width="200px"),
         )  # fmt: skip
         self.slider = w.SelectionSlider(options=names, index=start, **_SLIDER)

@@ -22,7 +22,7 @@ EXTREMES = [
     {},
     *({"learning_rate": rate} for rate in (2e-5, 2e-4, 6e-3, 2e-2, 2e-1, 2)),
     *({"lora_alpha": alpha} for alpha in (1e-4, 0.016, 0.16, 1, 64, 256, 1024, 1e6)),
-    *({"epochs": epochs} for epochs in (8, 15)),
+    *({"num_train_epochs": epochs} for epochs in (8, 15)),
     *({"lora_dropout": share} for share in (0.1, 0.5, 0.9)),
     *({"r": r} for r in (1, 4, 64)),
     *({"r": r, "lora_alpha": r} for r in (1, 4, 64)),
@@ -31,7 +31,7 @@ EXTREMES = [
 
 def heldout_loss(choice: Choice, rows, heldout) -> tuple[float, float]:
     """Mean held-out loss before and after one training, in nats a token."""
-    model, tokenizer = models.load(max_seq_length=choice.max_seq_length)
+    model, tokenizer = models.load(max_seq_length=choice.max_length)
     model = training.add_adapter(model, choice)
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.build_trainer(model, tokenizer, rows, choice, Path(folder))

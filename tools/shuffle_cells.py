@@ -25,7 +25,8 @@ ORDERS_A_KERNEL = 10
 # Large enough that different adapters of the tiny model give different answers after three steps.
 RATE = 0.05
 SETTINGS = [(4, 16), (16, 16), (16, 1), (64, 16)]
-CHOICE = "presets.Choice(r={r}, lora_alpha={alpha}, epochs=1, learning_rate={rate})"
+CHOICE = "Choice(r={r}, lora_alpha={alpha}, num_train_epochs=1, learning_rate={rate})"
+SAVE = "from helpers.choice import save_choice\nsave_choice({choice})"
 EDITED = """
 edited = data.load_conversations(data.OUR_POOL).select(range(24)).to_list()
 edited[0]["conversations"][-1]["content"] += " {word}"
@@ -64,7 +65,7 @@ def student_s_change(number: str, dice: random.Random) -> str:
         edit = f"r, alpha, size = {r}, {alpha}, presets.size()\nchoice = {choice}"
         other_rows = f"chosen = chosen.select(range({dice.choice([8, 20])}))"
         return dice.choice([edit, edit, edit, other_rows])
-    edits = [f"workspace.save_choice({choice})\nchoice = workspace.load_choice()"] * 2
+    edits = [f"{SAVE.format(choice=choice)}\nchoice = load_choice()"] * 2
     edits += [EDITED.format(word=dice.choice(["Yes.", "No."])), stop, f"choice = {choice}"]
     return dice.choice(edits)
 
@@ -82,8 +83,8 @@ def an_order(number: str, dice: random.Random) -> list[str]:
     found, place = [], 0
     if number == "05":  # the saved choice decides how much is learnt
         found.append(
-            f"{cells[0]}\nfrom helpers import presets, workspace\n"
-            f"workspace.save_choice({CHOICE.format(r=16, alpha=16, rate=RATE)})"
+            f"{cells[0]}\nfrom helpers.choice import Choice\n"
+            f"{SAVE.format(choice=CHOICE.format(r=16, alpha=16, rate=RATE))}"
         )
     while place < len(cells):
         throw = dice.random() if place > 4 else 1
@@ -191,7 +192,7 @@ class Judge:
             from helpers import data, evaluation, models, presets, runs, training
 
             rows = self.rows(record)
-            model, tokenizer = models.load(max_seq_length=choice.max_seq_length)
+            model, tokenizer = models.load(max_seq_length=choice.max_length)
             model = training.add_adapter(model, choice)
             shutil.rmtree(self.folder / "runs", ignore_errors=True)
             folder = runs.folder_for(choice, rows)

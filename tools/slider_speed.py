@@ -73,7 +73,7 @@ def in_browser(name: str) -> list[float]:
         page.goto(address, wait_until="domcontentloaded")
         front_end.run_all(page)
         page.evaluate(WATCH)
-        front_end.slider(page, "rank r").focus()
+        front_end.slider(page, "r").focus()
         for move in range(MOVES // 4):
             page.keyboard.press("ArrowRight" if move % 2 else "ArrowLeft")
             page.wait_for_function(f"window.took.length > {move}", timeout=15_000)

@@ -57,7 +57,7 @@ def until(page, wanted, seconds: float = 15) -> dict:
 def test_the_keyboard_alone_sets_r(page):
     start = shown(page)
     assert start == {"r": 16, "alpha": 16, "trainable": lora.adapter_parameters("llama-2-7b", 16)}
-    field = page.get_by_label("rank r", exact=True)
+    field = page.get_by_label("r", exact=True)
     field.focus()
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("24")
@@ -67,27 +67,27 @@ def test_the_keyboard_alone_sets_r(page):
 
 
 def test_a_number_out_of_range_is_answered_and_the_next_one_is_taken(page):
-    field = page.get_by_label("rank r", exact=True)
+    field = page.get_by_label("r", exact=True)
     field.fill("999")
     page.keyboard.press("Tab")
-    page.get_by_text("rank r = 999 is not between 1 and 256").wait_for(timeout=15_000)
+    page.get_by_text("r = 999 is not between 1 and 256").wait_for(timeout=15_000)
     assert shown(page)["r"] == 24
     field.fill("32")
     page.keyboard.press("Tab")
     until(page, lambda n: n["r"] == 32)
-    assert not page.get_by_text("rank r = 999").is_visible()
+    assert not page.get_by_text("r = 999").is_visible()
 
 
 def test_the_arrow_keys_move_the_slider(front_end, page):
-    front_end.slider(page, "rank r").focus()
+    front_end.slider(page, "r").focus()
     page.keyboard.press("ArrowRight")
     moved = until(page, lambda n: n["r"] == 64)
     assert moved["trainable"] == lora.adapter_parameters("llama-2-7b", 64)
-    assert page.get_by_label("rank r", exact=True).input_value() == "64"
+    assert page.get_by_label("r", exact=True).input_value() == "64"
 
 
 def test_dragging_moves_r_and_alpha(front_end, page):
-    for name, key in (("rank r", "r"), ("lora_alpha", "alpha")):
+    for name, key in (("r", "r"), ("lora_alpha", "alpha")):
         before = shown(page)
         handle = front_end.slider(page, name)
         handle.scroll_into_view_if_needed()
@@ -130,7 +130,7 @@ def test_everything_fits_on_a_wide_and_on_a_narrow_page(front_end, page, width):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.set_viewport_size({"width": width, "height": 1100})
     page.wait_for_timeout(500)
-    front_end.slider(page, "rank r").scroll_into_view_if_needed()
+    front_end.slider(page, "r").scroll_into_view_if_needed()
     page.screenshot(path=SCREENSHOTS / f"{front_end.name}-{width}.png")
     front_end.slider(page, "alpha × …").scroll_into_view_if_needed()
     page.screenshot(path=SCREENSHOTS / f"{front_end.name}-{width}-dial.png")

@@ -16,7 +16,7 @@ from helpers.errors import CourseError
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
 
 WEIGHTS = "adapter_model.safetensors"
-FIRST = replace(tiny_run.CHOICE, r=16, lora_alpha=16, epochs=1)
+FIRST = replace(tiny_run.CHOICE, r=16, lora_alpha=16, num_train_epochs=1)
 OTHERS = {
     "a smaller rank": replace(FIRST, r=4),
     "a larger rank": replace(FIRST, r=64),
@@ -126,16 +126,16 @@ CHANGES = {
     "lora_dropout": 0.1,
     "use_rslora": True,
     "target_modules": ("q_proj",),
-    "epochs": 2,
+    "num_train_epochs": 2,
     "learning_rate": 0.02,
-    "batch_size": 2,
+    "rows_per_update": 2,
 }
 
 
 def test_a_choice_that_the_trainer_was_not_built_for_is_refused_by_name(built, rows, workspace):
     _, trainer = built
     # On a GPU Unsloth takes the length out of the trainer's settings.
-    length = {} if torch.cuda.is_available() else {"max_seq_length": 400}
+    length = {} if torch.cuda.is_available() else {"max_length": 400}
     for name, value in (CHANGES | length).items():
         said = refusal(trainer, replace(FIRST, **{name: value}), rows)
         assert name in said and "training.add_adapter" in said
@@ -153,7 +153,7 @@ def test_a_model_in_which_adding_an_adapter_was_broken_off_is_refused(workspace,
     """PEFT would call it a second adapter, and train the embeddings too."""
     from peft.tuners.lora import LoraModel
 
-    model, _ = models.load(max_seq_length=FIRST.max_seq_length)
+    model, _ = models.load(max_seq_length=FIRST.max_length)
     place, calls = LoraModel._create_and_replace, []
 
     def stop(self, *args, **kwargs):

@@ -52,7 +52,7 @@ def test_the_defaults_are_the_homeworks():
         "up_proj",
         "down_proj",
     )
-    assert (choice.batch_size, choice.epochs, choice.max_seq_length) == (2 * 4, 2, 2048)
+    assert (choice.rows_per_update, choice.num_train_epochs, choice.max_length) == (2 * 4, 2, 2048)
     assert presets.MODELS["llama-2-7b"].learning_rate == 2e-4
     assert presets.MODELS["llama-2-7b"].hub_id == "unsloth/Llama-2-7b-bnb-4bit"
     assert presets.TRAINING == {
@@ -70,12 +70,14 @@ def test_the_defaults_are_the_homeworks():
     target_modules=st.lists(st.sampled_from(PROJECTIONS), min_size=1, unique=True),
     lora_dropout=st.floats(0, 1, exclude_max=True),
     use_rslora=st.booleans(),
-    micro_batch=st.integers(1, 16) | st.none(),
+    per_device_train_batch_size=st.integers(1, 16) | st.none(),
     updates=st.integers(1, 8),
-    epochs=st.floats(0.1, 10),
+    num_train_epochs=st.floats(0.1, 10),
 )
 def test_a_valid_choice_survives_json(updates, **values):
-    choice = Choice(batch_size=(values["micro_batch"] or 1) * updates, **values)
+    choice = Choice(
+        rows_per_update=(values["per_device_train_batch_size"] or 1) * updates, **values
+    )
     assert Choice(**json.loads(json.dumps(choice.to_dict()))) == choice
 
 
@@ -102,7 +104,7 @@ def test_rank_zero_is_told_that_it_trains_nothing():
     assert "r = 0 trains nothing" in refused(r=0)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "max_seq_length"])
+@pytest.mark.parametrize("name", ["rows_per_update", "max_length"])
 @given(value=st.integers(max_value=0) | not_whole)
 def test_counts_that_are_not_positive_whole_numbers_are_refused(name, value):
     assert f"{name} = {value!r}" in refused(**{name: value})
@@ -126,13 +128,13 @@ def test_a_number_in_quotes_true_and_a_whole_number_with_a_point_are_told_how_to
     ("name", "value"),
     [
         ("r", numpy.int64(8)),
-        ("batch_size", numpy.uint8(16)),
-        ("max_seq_length", numpy.int32(512)),
-        ("micro_batch", numpy.int64(2)),
+        ("rows_per_update", numpy.uint8(16)),
+        ("max_length", numpy.int32(512)),
+        ("per_device_train_batch_size", numpy.int64(2)),
         ("lora_alpha", numpy.float32(32)),
         ("lora_alpha", numpy.int64(32)),
         ("lora_dropout", numpy.float32(0.5)),
-        ("epochs", numpy.float64(3)),
+        ("num_train_epochs", numpy.float64(3)),
         ("learning_rate", numpy.float32(0.5)),
         ("use_rslora", numpy.True_),
     ],
@@ -145,7 +147,9 @@ def test_numpys_numbers_are_taken_and_become_pythons(name, value):
 
 
 @pytest.mark.parametrize("value", [numpy.float64("nan"), numpy.float32("inf"), 10**400])
-@pytest.mark.parametrize("name", ["lora_alpha", "epochs", "learning_rate", "lora_dropout"])
+@pytest.mark.parametrize(
+    "name", ["lora_alpha", "num_train_epochs", "learning_rate", "lora_dropout"]
+)
 def test_a_number_that_is_not_finite_is_refused(name, value):
     assert name in refused(**{name: value})
 
@@ -157,33 +161,41 @@ def test_a_switch_that_is_neither_true_nor_false_is_refused(value):
 
 # --------------------------------------------------------------------------------------- micro-batch
 @given(batch=st.integers(1, 64), micro=st.integers(1, 64))
-def test_a_micro_batch_must_divide_the_batch(batch, micro):
+def test_rows_at_once_must_divide_the_batch(batch, micro):
     if batch % micro == 0:
-        assert Choice(batch_size=batch, micro_batch=micro).micro_batch == micro
+        assert (
+            Choice(
+                rows_per_update=batch, per_device_train_batch_size=micro
+            ).per_device_train_batch_size
+            == micro
+        )
     else:
-        message = refused(batch_size=batch, micro_batch=micro)
-        assert f"micro_batch = {micro} does not divide batch_size = {batch}" in message
+        message = refused(rows_per_update=batch, per_device_train_batch_size=micro)
+        assert (
+            f"per_device_train_batch_size = {micro} does not divide rows_per_update = {batch}"
+            in message
+        )
 
 
 @given(st.integers(max_value=0) | not_whole.filter(lambda value: value is not None))
-def test_a_micro_batch_that_is_not_a_positive_whole_number_is_refused(micro):
-    assert f"micro_batch = {micro!r}" in refused(micro_batch=micro)
+def test_rows_at_once_that_is_not_a_positive_whole_number_is_refused(micro):
+    assert f"per_device_train_batch_size = {micro!r}" in refused(per_device_train_batch_size=micro)
 
 
 # ------------------------------------------------------------------------ alpha, epochs, learning rate
-@pytest.mark.parametrize("name", ["lora_alpha", "epochs", "learning_rate"])
+@pytest.mark.parametrize("name", ["lora_alpha", "num_train_epochs", "learning_rate"])
 @given(value=not_positive)
 def test_numbers_that_must_be_positive_are_refused_otherwise(name, value):
     assert f"{name} = {value!r} is not a number above 0" in refused(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["lora_alpha", "epochs"])
+@pytest.mark.parametrize("name", ["lora_alpha", "num_train_epochs"])
 @given(value=not_a_number)
 def test_what_is_not_a_number_is_refused(name, value):
     assert f"{name} = {value!r} is not a number above 0" in refused(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["lora_alpha", "epochs", "learning_rate"])
+@pytest.mark.parametrize("name", ["lora_alpha", "num_train_epochs", "learning_rate"])
 def test_infinity_is_refused(name):
     assert f"{name} = inf" in refused(**{name: float("inf")})
 
@@ -260,7 +272,7 @@ def test_a_chosen_learning_rate_goes_before_the_models_own():
 
 @given(st.integers(1, 100), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from([0.5, 1, 2, 3]))
 def test_the_warm_up_is_the_homework_s_or_a_quarter_of_a_short_training(rows, batch, epochs):
-    choice = Choice(batch_size=batch, epochs=epochs)
+    choice = Choice(rows_per_update=batch, num_train_epochs=epochs)
     steps = choice.count_steps(rows)
     assert steps * batch >= rows * epochs
     assert choice.warmup_steps(rows) == (10 if steps >= 20 else steps // 4)
@@ -297,8 +309,8 @@ def test_the_calls_that_notebooks_write_out_name_the_same_arguments():
     lora_alpha=st.integers(1, 512) | st.floats(0.5, 512),
     target_modules=st.lists(st.sampled_from(PROJECTIONS), min_size=1, unique=True),
     lora_dropout=st.floats(0, 0.9),
-    batch_size=st.integers(1, 64),
-    epochs=st.floats(0.1, 10),
+    rows_per_update=st.integers(1, 64),
+    num_train_epochs=st.floats(0.1, 10),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_saved_choice_comes_back(workspace, full_size, **values):
@@ -322,10 +334,10 @@ def test_the_choice_that_is_used_is_named(workspace, capsys):
 
 def test_the_test_size_limits_the_epochs_and_not_the_saved_choice(workspace, monkeypatch):
     monkeypatch.setenv("COURSE_SIZE", "test")
-    assert load_choice().epochs == 1
-    save_choice(Choice(epochs=3))
-    assert load_choice().epochs == 1
-    assert places.read_json("choice.json")["epochs"] == 3
+    assert load_choice().num_train_epochs == 1
+    save_choice(Choice(num_train_epochs=3))
+    assert load_choice().num_train_epochs == 1
+    assert places.read_json("choice.json")["num_train_epochs"] == 3
 
 
 def test_unknown_settings_in_a_saved_choice_are_named_with_the_file(workspace):

@@ -476,7 +476,7 @@ def test_a_conversation_longer_than_the_sequence_is_refused_with_its_tokens(tiny
     assert 2 < short < 20 < long
     assert data.check_lengths(rows, tokenizer, long) == [short, long]
     message = refusal(data.check_lengths, rows, tokenizer, long - 1)
-    assert f"'long' has {long} tokens (1 such), and max_seq_length is {long - 1}" in message
+    assert f"'long' has {long} tokens (1 such), and max_length is {long - 1}" in message
 
 
 # ----------------------------------------------------------------------------------- the homework's data

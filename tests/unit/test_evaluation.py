@@ -60,17 +60,17 @@ def test_without_a_temperature_each_token_is_the_likeliest_and_there_are_no_more
     assert len(set(answers)) > 1
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_answers_do_not_depend_on_how_many_are_made_at_once(float_llama, batch_size):
-    together = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=12, batch_size=4)
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_answers_do_not_depend_on_how_many_are_made_at_once(float_llama, at_once):
+    together = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=12, at_once=4)
     assert together == evaluation.generate(
-        *float_llama, QUESTIONS, max_new_tokens=12, batch_size=batch_size
+        *float_llama, QUESTIONS, max_new_tokens=12, at_once=at_once
     )
 
 
 def test_answers_come_in_the_order_of_the_prompts(float_llama):
-    forwards = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=6, batch_size=2)
-    backwards = evaluation.generate(*float_llama, QUESTIONS[::-1], max_new_tokens=6, batch_size=2)
+    forwards = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=6, at_once=2)
+    backwards = evaluation.generate(*float_llama, QUESTIONS[::-1], max_new_tokens=6, at_once=2)
     assert forwards == backwards[::-1]
 
 
@@ -168,7 +168,7 @@ def test_decoding_that_means_nothing_is_refused_and_named(float_llama, change, n
         ({"top_k": 5}, "top_p = 1, top_k = 5 would change nothing"),
         ({"top_p": 0.5}, "top_p = 0.5, top_k = 0 would change nothing"),
         ({"temperature": 1.0, "top_k": 2.5}, "top_k = 2.5"),
-        ({"batch_size": 0}, "batch_size = 0"),
+        ({"at_once": 0}, "at_once = 0"),
     ],
 )
 def test_decoding_of_the_wrong_type_is_refused_and_named(float_llama, change, named):
@@ -264,13 +264,11 @@ def test_the_loss_of_an_answer_is_the_cross_entropy_of_its_tokens(float_llama):
     assert loss == pytest.approx(theirs, abs=1e-3)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 12])
-def test_losses_do_not_depend_on_the_batch_and_come_in_the_order_of_the_rows(
-    float_llama, batch_size
-):
+@pytest.mark.parametrize("at_once", [1, 3, 12])
+def test_losses_do_not_depend_on_the_batch_and_come_in_the_order_of_the_rows(float_llama, at_once):
     rows = tiny_run.conversations(12)
     losses, counts = evaluation.answer_losses(*float_llama, rows)
-    again, counts_again = evaluation.answer_losses(*float_llama, rows, batch_size=batch_size)
+    again, counts_again = evaluation.answer_losses(*float_llama, rows, at_once=at_once)
     assert again == pytest.approx(losses, abs=1e-5) and counts_again == counts
     backwards, _ = evaluation.answer_losses(*float_llama, rows.select(range(11, -1, -1)))
     assert backwards[::-1] == pytest.approx(losses, abs=1e-5)
@@ -508,7 +506,7 @@ def test_the_homework_s_150_questions_become_150_predictions(tmp_path):
 def test_the_training_config_has_the_homework_s_nine_settings(tmp_path):
     record = {
         "choice": Choice().to_dict(),
-        "micro_batch": 2,
+        "per_device_train_batch_size": 2,
         "warmup_steps": 10,
         "learning_rate": 2e-4,
     }
@@ -536,7 +534,7 @@ def test_the_training_config_of_a_real_run_is_what_it_was_trained_with(trained, 
 
 # --------------------------------------------------------------------------------- a disk that refuses
 def both_files(path: Path):
-    record = {"choice": Choice().to_dict(), "micro_batch": 2, "warmup_steps": 1}
+    record = {"choice": Choice().to_dict(), "per_device_train_batch_size": 2, "warmup_steps": 1}
     return [
         lambda: evaluation.write_predictions(path, PROMPTS, IDS, ANSWERS, "llama-2-7b"),
         lambda: evaluation.write_training_config(path, record | {"learning_rate": 1e-4}),

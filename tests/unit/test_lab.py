@@ -28,10 +28,10 @@ def choices(draw):
         ),
         lora_dropout=draw(st.sampled_from([0.0, 0.05])),
         use_rslora=draw(st.booleans()),
-        max_seq_length=draw(st.sampled_from([256, 1000, 2048, 4096])),
-        batch_size=batch,
-        micro_batch=draw(st.sampled_from([None, *at_once])),
-        epochs=draw(st.sampled_from([0.5, 1, 2, 15])),
+        max_length=draw(st.sampled_from([256, 1000, 2048, 4096])),
+        rows_per_update=batch,
+        per_device_train_batch_size=draw(st.sampled_from([None, *at_once])),
+        num_train_epochs=draw(st.sampled_from([0.5, 1, 2, 15])),
     )
 
 
@@ -46,8 +46,8 @@ def test_a_plan_holds_what_the_courses_arithmetic_says(choice, model):
     assert p.total == p.trained + lora.base_parameters(model)
     assert p.scale == lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora)
     assert p.file_mib * 2**20 == pytest.approx(4 * p.trained)
-    assert choice.batch_size % p.rows_at_once == 0
-    assert p.rows_at_once == (choice.micro_batch or p.rows_at_once)
+    assert choice.rows_per_update % p.rows_at_once == 0
+    assert p.rows_at_once == (choice.per_device_train_batch_size or p.rows_at_once)
     assert p.fits == (p.estimate.total + p.estimate.context <= T4_MEMORY_GIB)
     assert p.minutes == memory.minutes_on_t4(model, p.tokens)
 
@@ -61,14 +61,14 @@ def test_the_smallest_change_is_one_change_and_makes_it_fit(choice, model):
         assert found is None
         return
     if found is None:
-        least = replace(choice, micro_batch=1)
+        least = replace(choice, per_device_train_batch_size=1)
         assert not lab.plan(least, model).fits
         return
     words, smaller = found
     assert smaller.fits and words
-    fields = ("r", "max_seq_length", "micro_batch")
-    before = replace(choice, micro_batch=p.rows_at_once)
-    after = replace(smaller.choice, micro_batch=smaller.rows_at_once)
+    fields = ("r", "max_length", "per_device_train_batch_size")
+    before = replace(choice, per_device_train_batch_size=p.rows_at_once)
+    after = replace(smaller.choice, per_device_train_batch_size=smaller.rows_at_once)
     changed = [name for name in fields if getattr(before, name) != getattr(after, name)]
     # A shorter row or a lower rank may let more rows through at once; what is asked for is one thing.
     assert changed and set(changed) <= {*fields}
@@ -80,8 +80,13 @@ def test_fewer_rows_at_once_are_proposed_first_then_shorter_rows_then_a_lower_ra
     def proposed(**change):
         return lab.smallest_change(lab.plan(Choice(**change)))[0]
 
-    assert proposed(r=256, micro_batch=8, max_seq_length=4096) == "4 rows at once instead of 8"
-    assert proposed(r=410, micro_batch=1, max_seq_length=4096).startswith("rows of at most ")
+    assert (
+        proposed(r=256, per_device_train_batch_size=8, max_length=4096)
+        == "4 rows at once instead of 8"
+    )
+    assert proposed(r=410, per_device_train_batch_size=1, max_length=4096).startswith(
+        "rows of at most "
+    )
     assert proposed(r=512) == "r = 256"
 
 
@@ -90,7 +95,7 @@ def test_the_homework_is_written_without_a_mark_but_for_its_small_micro_batch():
     assert "#" not in lab.peft_code(Choice())
     marked = [line for line in lab.training_code(p).splitlines() if "#" in line]
     assert all("train_batch_size" in line or "accumulation" in line for line in marked)
-    same = lab.training_code(lab.plan(Choice(micro_batch=2)))
+    same = lab.training_code(lab.plan(Choice(per_device_train_batch_size=2)))
     assert "#" not in same
 
 
@@ -103,8 +108,8 @@ def test_the_code_is_python_and_says_what_was_chosen(choice):
         given_ = {k.arg: ast.literal_eval(k.value) for k in statement.value.keywords}
         for name in ("r", "lora_alpha", "lora_dropout", "use_rslora"):
             assert given_.get(name, getattr(choice, name)) == getattr(choice, name)
-        batch = given_.get("per_device_train_batch_size", choice.batch_size)
-        assert batch * given_.get("gradient_accumulation_steps", 1) == choice.batch_size
+        batch = given_.get("per_device_train_batch_size", choice.rows_per_update)
+        assert batch * given_.get("gradient_accumulation_steps", 1) == choice.rows_per_update
         marks = {
             line.split("=")[0].strip() for line in text.splitlines() if "# the homework" in line
         }
@@ -125,10 +130,10 @@ def test_the_code_is_python_and_says_what_was_chosen(choice):
         {"use_rslora": True},
         {"lora_dropout": 0.1},
         {"learning_rate": 2e-3},
-        {"epochs": 5},
+        {"num_train_epochs": 5},
         {"lora_dropout": 0.5},
-        {"max_seq_length": 4096},
-        {"batch_size": 100},
+        {"max_length": 4096},
+        {"rows_per_update": 100},
     ],
     ids=str,
 )
@@ -144,11 +149,11 @@ def test_a_choice_that_nothing_is_known_against_is_not_warned_of(usual):
         ({"lora_alpha": 1e6}, "lora_alpha = 1e+06 is very high"),
         ({"lora_alpha": 0.0001}, "lora_alpha = 0.0001 is very low"),
         ({"lora_alpha": 512, "use_rslora": True}, "lora_alpha · √r = 2048 is very high"),
-        ({"epochs": 15}, "and to 4.2 with 15"),
+        ({"num_train_epochs": 15}, "and to 4.2 with 15"),
         ({"learning_rate": 1e-9}, "learning_rate = 1e-09 is very low"),
-        ({"epochs": 1000}, "1000 epochs take at least 118 hours"),
-        ({"batch_size": 200}, "more than the 100 rows: an epoch is one update, 2 in all"),
-        ({"max_seq_length": 4097}, "4,097 is beyond the 4,096 positions"),
+        ({"num_train_epochs": 1000}, "1000 epochs take at least 118 hours"),
+        ({"rows_per_update": 200}, "more than the 100 rows: an epoch is one update, 2 in all"),
+        ({"max_length": 4097}, "4,097 is beyond the 4,096 positions"),
         ({"r": 2048, "lora_alpha": 2048, "target_modules": ("q_proj",)}, "no low rank"),
         ({"r": 512}, "It would fit with r = 256"),
     ],
@@ -159,10 +164,10 @@ def test_what_does_harm_is_warned_of_with_the_reason(harm, said):
 
 
 def test_the_number_of_rows_and_the_model_are_those_that_are_trained():
-    few = Choice(batch_size=32)
+    few = Choice(rows_per_update=32)
     assert lab.warnings_for(few) == []
     assert "24 rows" in lab.warnings_for(few, rows=24)[0]
-    long = Choice(max_seq_length=8192)
+    long = Choice(max_length=8192)
     assert any("positions" in warning for warning in lab.warnings_for(long))
     assert not any("positions" in warning for warning in lab.warnings_for(long, "smollm2-135m"))
 
@@ -196,7 +201,7 @@ def test_a_plan_that_does_not_fit_is_warned_of_first_and_only_that(choice, model
 
 
 def test_a_batch_of_a_billion_rows_is_worked_out_at_once():
-    p = lab.plan(Choice(batch_size=10**9 + 7))
+    p = lab.plan(Choice(rows_per_update=10**9 + 7))
     assert p.rows_at_once == 1 and p.steps == 2
 
 

@@ -14,7 +14,7 @@ from helpers.choice import Choice
 from helpers.errors import CourseError
 from helpers.presets import MODELS, PROJECTIONS
 
-USUAL = {"r": 16, "batch_size": 2, "sequence_length": 512}
+USUAL = {"r": 16, "per_device_train_batch_size": 2, "max_length": 512}
 NO_NUMBERS = lora.Factors(torch.full((2, 4), math.nan), torch.zeros(4, 2), 1.0)
 
 # A drawn model takes PEFT some 50 ms.
@@ -307,8 +307,12 @@ def test_numpy_s_numbers_do_not_overflow(kind):
     r = kind(100)
     assert lora.adapter_parameters("llama-2-7b", r) == lora.adapter_parameters("llama-2-7b", 100)
     small, large = kind(100), kind(120)
-    numpy_s = memory.estimate("llama-2-7b", r=r, batch_size=small, sequence_length=large)
-    assert numpy_s == memory.estimate("llama-2-7b", r=100, batch_size=100, sequence_length=120)
+    numpy_s = memory.estimate(
+        "llama-2-7b", r=r, per_device_train_batch_size=small, max_length=large
+    )
+    assert numpy_s == memory.estimate(
+        "llama-2-7b", r=100, per_device_train_batch_size=100, max_length=120
+    )
 
 
 @pytest.mark.parametrize(
@@ -322,8 +326,10 @@ def test_numpy_s_numbers_do_not_overflow(kind):
         (lambda: lora.truncate(NO_NUMBERS, 1), "no singular values"),
         (lambda: memory.estimate("llama-2-7b", **USUAL, load_in_4bit="False"), "load_in_4bit"),
         (
-            lambda: memory.micro_batch("llama-2-7b", **USUAL | {"batch_size": 0}, gib=14),
-            "batch_size = 0",
+            lambda: memory.per_device_train_batch_size(
+                "llama-2-7b", r=16, rows_per_update=0, max_length=512, gib=14
+            ),
+            "rows_per_update = 0",
         ),
         (lambda: lab.plan(Choice(), rows=-5), "rows = -5"),
     ],

@@ -32,7 +32,7 @@ quick = settings(max_examples=40)
 
 
 def total(model="llama-2-7b", **changes) -> float:
-    set_up = {"r": 16, "batch_size": 2, "sequence_length": 2048} | changes
+    set_up = {"r": 16, "per_device_train_batch_size": 2, "max_length": 2048} | changes
     return memory.estimate(model, **set_up).total
 
 
@@ -53,7 +53,9 @@ def test_the_estimate_is_within_five_percent_of_every_way_to_train(point):
     way, measured = point
     stack = "transformers" if way == "plain" else "unsloth"
     estimate = total(
-        batch_size=measured["rows_at_once"], sequence_length=measured["tokens"], stack=stack
+        per_device_train_batch_size=measured["rows_at_once"],
+        max_length=measured["tokens"],
+        stack=stack,
     )
     assert estimate == pytest.approx(measured["peak_gib"], rel=0.05)
 
@@ -77,15 +79,15 @@ def test_peaks_that_nothing_was_fitted_to_are_predicted_within_three_percent_on_
 
 
 def test_the_homework_fits_a_t4_and_what_was_measured_not_to_does_not():
-    homework = memory.estimate("llama-2-7b", r=16, batch_size=2, sequence_length=2048)
+    homework = memory.estimate("llama-2-7b", r=16, per_device_train_batch_size=2, max_length=2048)
     assert homework.fits()
     too_much = RESULTS["speed"]["too_much"]
     assert too_much["way"] == "plain" and not too_much["fits"]
     plain = memory.estimate(
         "llama-2-7b",
         r=16,
-        batch_size=too_much["rows_at_once"],
-        sequence_length=too_much["tokens"],
+        per_device_train_batch_size=too_much["rows_at_once"],
+        max_length=too_much["tokens"],
         stack="transformers",
     )
     assert not plain.fits()
@@ -97,7 +99,12 @@ def test_the_total_is_the_sum_of_its_parts_and_the_context_stands_beside_it(
     model, r, batch, length, stack, in_4_bit
 ):
     e = memory.estimate(
-        model, r=r, batch_size=batch, sequence_length=length, stack=stack, load_in_4bit=in_4_bit
+        model,
+        r=r,
+        per_device_train_batch_size=batch,
+        max_length=length,
+        stack=stack,
+        load_in_4bit=in_4_bit,
     )
     parts = [e.weights, e.adapter, e.gradients, e.optimizer, e.activations, e.overhead]
     assert all(part > 0 for part in parts)
@@ -109,7 +116,7 @@ def test_the_total_is_the_sum_of_its_parts_and_the_context_stands_beside_it(
 @given(presets, ranks, rows, lengths, stacks)
 def test_a_larger_rank_batch_or_length_takes_more(model, r, batch, length, stack):
     def gib(r=r, batch=batch, length=length):
-        return total(model, r=r, batch_size=batch, sequence_length=length, stack=stack)
+        return total(model, r=r, per_device_train_batch_size=batch, max_length=length, stack=stack)
 
     assert gib(r=r + 1) > gib()
     assert gib(batch=batch + 1) > gib()
@@ -121,7 +128,7 @@ def test_a_larger_rank_batch_or_length_takes_more(model, r, batch, length, stack
 def test_fewer_target_modules_need_less_for_the_adapter_and_not_less_for_the_rest(
     model, r, modules
 ):
-    set_up = {"r": r, "batch_size": 2, "sequence_length": 2048}
+    set_up = {"r": r, "per_device_train_batch_size": 2, "max_length": 2048}
     some = memory.estimate(model, target_modules=modules, **set_up)
     all_of_them = memory.estimate(model, **set_up)
     assert some.adapter < all_of_them.adapter
@@ -131,7 +138,11 @@ def test_fewer_target_modules_need_less_for_the_adapter_and_not_less_for_the_res
 def test_without_an_adapter_in_the_mlp_its_fused_kernel_is_not_used():
     def activations(*modules):
         return memory.estimate(
-            "llama-2-7b", r=16, batch_size=2, sequence_length=2048, target_modules=modules
+            "llama-2-7b",
+            r=16,
+            per_device_train_batch_size=2,
+            max_length=2048,
+            target_modules=modules,
         ).activations
 
     mlp = ("gate_proj", "up_proj", "down_proj")
@@ -139,7 +150,7 @@ def test_without_an_adapter_in_the_mlp_its_fused_kernel_is_not_used():
 
 
 def test_in_16_bits_a_7b_trains_on_a_t4_because_its_input_embedding_moves_to_the_host():
-    set_up = {"r": 16, "batch_size": 2, "sequence_length": 2048, "load_in_4bit": False}
+    set_up = {"r": 16, "per_device_train_batch_size": 2, "max_length": 2048, "load_in_4bit": False}
     large = memory.estimate("llama-2-7b", **set_up)
     assert large.fits()
     embedding = 2 * 32000 * 4096 / 2**30
@@ -156,7 +167,7 @@ def test_4_bits_take_less_than_16_and_unsloth_less_than_the_plain_stack(stack):
 
 @given(st.integers(1, 256))
 def test_each_adapter_parameter_costs_ten_bytes(r):
-    e = memory.estimate("llama-2-7b", r=r, batch_size=1, sequence_length=1)
+    e = memory.estimate("llama-2-7b", r=r, per_device_train_batch_size=1, max_length=1)
     cost = (e.adapter + e.gradients + e.optimizer) * 2**30
     assert cost == pytest.approx(10 * lora.adapter_parameters("llama-2-7b", r))
 
@@ -180,35 +191,38 @@ def test_4_bit_weights_are_the_measured_ones():
     assert memory.weight_gib("llama-2-7b", 4) == pytest.approx(3.64, rel=0.05)
 
 
-# ---------------------------------------------------------------------------------- micro-batch
+# ---------------------------------------------------------------------------------- rows at once
 @quick
 @given(ranks, rows, st.integers(1, 4096), st.floats(1, 80))
-def test_the_micro_batch_is_the_smallest_busy_one_or_the_largest_that_fits(r, batch, length, gib):
+def test_rows_at_once_are_the_fewest_that_keep_it_busy_or_the_most_that_fit(r, batch, length, gib):
     def fits(count: int) -> bool:
-        return memory.estimate("llama-2-7b", r=r, batch_size=count, sequence_length=length).fits(
-            gib
-        )
+        return memory.estimate(
+            "llama-2-7b", r=r, per_device_train_batch_size=count, max_length=length
+        ).fits(gib)
 
-    chosen = memory.micro_batch(
-        "llama-2-7b", r=r, batch_size=batch, sequence_length=length, gib=gib
+    chosen = memory.per_device_train_batch_size(
+        "llama-2-7b", r=r, rows_per_update=batch, max_length=length, gib=gib
     )
     fitting = [count for count in range(1, batch + 1) if batch % count == 0 and fits(count)]
     busy = [count for count in fitting if count * length >= memory.BUSY_TOKENS]
     assert chosen == min(busy, default=max(fitting, default=1))
 
 
-def test_fewer_target_modules_leave_room_for_a_larger_micro_batch():
-    tight = memory.estimate("llama-2-7b", r=256, batch_size=1, sequence_length=512).total + 0.5
-    setting = {"r": 256, "batch_size": 8, "sequence_length": 512, "gib": tight}
-    assert memory.micro_batch("llama-2-7b", **setting) < memory.micro_batch(
-        "llama-2-7b", target_modules=("q_proj",), **setting
+def test_fewer_target_modules_leave_room_for_more_rows_at_once():
+    tight = (
+        memory.estimate("llama-2-7b", r=256, per_device_train_batch_size=1, max_length=512).total
+        + 0.5
     )
+    setting = {"r": 256, "rows_per_update": 8, "max_length": 512, "gib": tight}
+    assert memory.per_device_train_batch_size(
+        "llama-2-7b", **setting
+    ) < memory.per_device_train_batch_size("llama-2-7b", target_modules=("q_proj",), **setting)
 
 
 def test_where_nothing_fits_one_row_is_still_tried():
-    setting = {"r": 16, "batch_size": 8, "sequence_length": 2048}
-    assert memory.micro_batch("llama-2-7b", **setting, gib=1) == 1
-    assert memory.micro_batch("llama-2-7b", **setting, gib=T4_MEMORY_GIB) > 1
+    setting = {"r": 16, "rows_per_update": 8, "max_length": 2048}
+    assert memory.per_device_train_batch_size("llama-2-7b", **setting, gib=1) == 1
+    assert memory.per_device_train_batch_size("llama-2-7b", **setting, gib=T4_MEMORY_GIB) > 1
 
 
 # -------------------------------------------------------------------------------------- minutes
@@ -225,10 +239,10 @@ def test_minutes_are_a_range_and_grow_with_the_tokens(tokens):
     [
         ({"r": 0}, "r = 0"),
         ({"r": 2.5}, "r = 2.5"),
-        ({"batch_size": 0}, "batch_size = 0"),
-        ({"batch_size": "2"}, "batch_size = '2'"),
-        ({"sequence_length": -1}, "sequence_length = -1"),
-        ({"sequence_length": True}, "sequence_length = True"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size = 0"),
+        ({"per_device_train_batch_size": "2"}, "per_device_train_batch_size = '2'"),
+        ({"max_length": -1}, "max_length = -1"),
+        ({"max_length": True}, "max_length = True"),
         ({"stack": "jax"}, "jax"),
         ({"target_modules": ["lm_head"]}, "lm_head"),
         ({"model": "gpt-5"}, "gpt-5"),

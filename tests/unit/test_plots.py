@@ -74,7 +74,7 @@ def memory_parts(**set_up) -> dict[str, float]:
 
 
 def test_the_memory_bar_holds_each_part_and_the_limit_as_text():
-    parts = memory_parts(r=16, batch_size=2, sequence_length=2048)
+    parts = memory_parts(r=16, per_device_train_batch_size=2, max_length=2048)
     found = texts(parse(plots.memory_svg(parts, 14.563, "Llama & friends")))
     assert found[0] == "Llama & friends"
     assert {f"{name} {gib:.2f}" for name, gib in parts.items()} <= set(found)
@@ -83,7 +83,7 @@ def test_the_memory_bar_holds_each_part_and_the_limit_as_text():
 
 @pytest.mark.parametrize("rank", [1, 16, 512])
 def test_the_widths_in_the_memory_bar_are_proportional_and_stay_inside_the_picture(rank):
-    parts = memory_parts(r=rank, batch_size=8, sequence_length=2048)
+    parts = memory_parts(r=rank, per_device_train_batch_size=8, max_length=2048)
     root = parse(plots.memory_svg(parts, 14.563, "memory"))
     limit = float(re.match(r"M([\d.]+)", root.find("path").get("d"))[1])
     # The bar's segments come first; the legend's squares follow.

@@ -134,7 +134,7 @@ def test_a_step_that_does_not_fit_says_what_to_choose_and_nothing_saved_is_lost(
     trainer.add_callback(Fill())
     said = stopped(trainer, rows)
     assert "Step 13 of 24 does not fit" in said and "checkpoint-10" in said
-    assert "smaller micro_batch" in said and "Restart the session" in said
+    assert "smaller per_device_train_batch_size" in said and "Restart the session" in said
     trainer.remove_callback(Fill)
     run = training.train(trainer, tiny_run.CHOICE, rows)
     tiny_run.assert_same_adapter(run, trained.run)

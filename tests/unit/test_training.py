@@ -181,22 +181,30 @@ def test_steps_are_counted_as_the_trainer_counts_them(trained):
 @pytest.mark.parametrize(("batch", "rows_at_once"), [(8, 4), (4, 4), (2, 2), (6, 2), (5, 1)])
 def test_the_micro_batch_divides_the_batch(trained, batch, rows_at_once):
     if not torch.cuda.is_available():
-        assert training.micro_batch(trained.model, Choice(batch_size=batch), 64) == rows_at_once
-    own = Choice(batch_size=batch, micro_batch=1)
-    assert training.micro_batch(trained.model, own, 64) == 1
+        assert (
+            training.per_device_train_batch_size(trained.model, Choice(rows_per_update=batch), 64)
+            == rows_at_once
+        )
+    own = Choice(rows_per_update=batch, per_device_train_batch_size=1)
+    assert training.per_device_train_batch_size(trained.model, own, 64) == 1
 
 
 def test_two_rows_four_times_train_like_eight_rows_once(workspace):
     """The micro-batch is a matter of time and memory only."""
     found = []
     for rows_at_once in (2, 8):
-        choice = replace(tiny_run.CHOICE, batch_size=8, micro_batch=rows_at_once, epochs=1)
+        choice = replace(
+            tiny_run.CHOICE,
+            rows_per_update=8,
+            per_device_train_batch_size=rows_at_once,
+            num_train_epochs=1,
+        )
         # Answers of different lengths: each token counts the same, not each row.
         rows = selection.select(
             tiny_run.conversations(100), selection.words, largest_first=True, limit=16
         )
         run = tiny_run.fit(rows, choice).run
-        assert run.record["micro_batch"] == rows_at_once
+        assert run.record["per_device_train_batch_size"] == rows_at_once
         found.append([loss for _, loss in runs.losses(run.folder)])
     two, eight = found
     assert two == pytest.approx(eight, abs=2e-3) and len(two) == 2
@@ -228,8 +236,8 @@ def test_no_conversations_are_refused(refuse):
 
 
 def test_a_conversation_that_is_too_long_is_refused_by_name(refuse):
-    message = refuse(dataset(TWO_TURNS), replace(tiny_run.CHOICE, max_seq_length=16))
-    assert "'two-turns'" in message and "max_seq_length is 16" in message
+    message = refuse(dataset(TWO_TURNS), replace(tiny_run.CHOICE, max_length=16))
+    assert "'two-turns'" in message and "max_length is 16" in message
 
 
 def test_a_row_without_an_answer_is_refused_by_name(refuse):
@@ -257,7 +265,7 @@ def test_an_interrupted_run_keeps_its_folder_and_every_other_run_gets_a_new_one(
     rows, choice = tiny_run.conversations(), tiny_run.CHOICE
     assert runs.folder_for(choice, rows) == interrupted
     others = [
-        runs.folder_for(replace(choice, epochs=1), rows),
+        runs.folder_for(replace(choice, num_train_epochs=1), rows),
         runs.folder_for(choice, rows.select(range(8))),
         runs.folder_for(choice, rows.select(reversed(range(len(rows))))),
     ]
@@ -371,7 +379,7 @@ def test_the_latest_run_is_used_if_it_is_this_machine_s_model_s(workspace, train
 
 
 def test_without_a_run_one_is_trained_from_the_saved_choice_and_selection(workspace, capsys):
-    choice = replace(tiny_run.CHOICE, epochs=1)
+    choice = replace(tiny_run.CHOICE, num_train_epochs=1)
     save_choice(choice)
     selection.save_selection(tiny_run.conversations(8), data.OUR_POOL)
     run = training.finished_run()
@@ -384,7 +392,7 @@ def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_
     shutil.copytree(trained.run.folder.parent.parent, workspace)
     other = shutil.copytree(tiny_llama, tmp_path / "another-model")
     monkeypatch.setenv("COURSE_MODEL", str(other))
-    save_choice(replace(tiny_run.CHOICE, epochs=1))
+    save_choice(replace(tiny_run.CHOICE, num_train_epochs=1))
     selection.save_selection(tiny_run.conversations(4), data.OUR_POOL)
     run = training.finished_run()
     assert run.record["model"] == str(other) and run.folder.name != trained.run.folder.name
@@ -394,7 +402,7 @@ def test_a_run_whose_folder_was_deleted_is_named_as_the_reason_to_train_anew(
     workspace, trained, capsys
 ):
     shutil.copytree(trained.run.folder.parent.parent, workspace)
-    save_choice(replace(tiny_run.CHOICE, epochs=1))
+    save_choice(replace(tiny_run.CHOICE, num_train_epochs=1))
     selection.save_selection(tiny_run.conversations(4), data.OUR_POOL)
     (workspace / "runs" / trained.run.folder.name / "adapter_model.safetensors").unlink()
     assert "has no adapter_model.safetensors any more" in runs.missing()
@@ -431,12 +439,16 @@ def test_a_resumed_run_counts_its_minutes_and_tokens_on(interrupted, resume, tra
 def test_a_variant_differs_in_what_was_asked_and_is_trained_once(workspace, trained, capsys):
     shutil.copytree(trained.run.folder.parent.parent, workspace)
     run, rows = runs.latest(), tiny_run.conversations(8)
-    first = training.variant(run, rows, r=2, lora_alpha=4.0, epochs=1)
-    assert first.record["choice"] == run.record["choice"] | {"r": 2, "lora_alpha": 4.0, "epochs": 1}
+    first = training.variant(run, rows, r=2, lora_alpha=4.0, num_train_epochs=1)
+    assert first.record["choice"] == run.record["choice"] | {
+        "r": 2,
+        "lora_alpha": 4.0,
+        "num_train_epochs": 1,
+    }
     assert first.record["ids"] == list(rows["id"])
     assert runs.latest().folder == run.folder, "the student's run stays the latest"
     before = files(workspace)
-    again = training.variant(run, rows, r=2, lora_alpha=4.0, epochs=1)
+    again = training.variant(run, rows, r=2, lora_alpha=4.0, num_train_epochs=1)
     assert again == first and files(workspace) == before
     assert f"Using the run {first.folder.name}" in capsys.readouterr().out
 
@@ -513,7 +525,7 @@ def test_without_a_note_the_newest_run_of_ones_own_is_the_latest(copied, content
 
 
 def test_a_training_that_diverged_says_so(workspace, capsys, tiny_llama):
-    choice = replace(tiny_run.CHOICE, learning_rate=1e30, epochs=1)
+    choice = replace(tiny_run.CHOICE, learning_rate=1e30, num_train_epochs=1)
     fitted = tiny_run.fit(tiny_run.conversations(8), choice)
     assert "diverged" in fitted.run.record["fault"] and "diverged" in capsys.readouterr().out
     with pytest.raises(CourseError, match="No token can be drawn"):

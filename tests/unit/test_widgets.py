@@ -79,7 +79,7 @@ def test_moving_a_control_changes_the_text_at_once(control):
 
 @pytest.mark.parametrize("control", ["r", "modules", "length", "rows", "model"])
 def test_what_needs_memory_changes_the_picture(control):
-    sliders = LoraSliders(Choice(micro_batch=2))
+    sliders = LoraSliders(Choice(per_device_train_batch_size=2))
     before = sliders.picture()
     getattr(sliders, control).value = CONTROLS[control]
     assert sliders.picture() != before
@@ -114,7 +114,7 @@ def test_the_text_holds_what_the_helpers_compute(r, alpha, rows):
     assert (sliders.choice.r, sliders.choice.lora_alpha) == (r, alpha)
     trained = lora.adapter_parameters("llama-2-7b", r)
     total = trained + lora.base_parameters("llama-2-7b")
-    e = memory.estimate("llama-2-7b", r=r, batch_size=rows, sequence_length=4096)
+    e = memory.estimate("llama-2-7b", r=r, per_device_train_batch_size=rows, max_length=4096)
     text = sliders.text()
     assert f"{trained:,} of {total:,} = {trained / total:.2%}" in text
     assert re.search(rf"scale.* {re.escape(f'{alpha / r:g}')}\n", text)
@@ -123,7 +123,9 @@ def test_the_text_holds_what_the_helpers_compute(r, alpha, rows):
 
 
 def test_what_does_not_fit_is_told_with_the_change_that_makes_it_fit():
-    sliders = LoraSliders(Choice(r=256, lora_alpha=256, max_seq_length=4096, micro_batch=8))
+    sliders = LoraSliders(
+        Choice(r=256, lora_alpha=256, max_length=4096, per_device_train_batch_size=8)
+    )
     assert "does not fit on a T4; it would with 4 rows at once instead of 8" in sliders.text()
     sliders.rows.value = 4
     assert "fits on a T4\n" in sliders.text()
@@ -166,7 +168,9 @@ def test_a_choice_between_the_marks_keeps_its_numbers():
 
 
 def test_moving_a_slider_keeps_the_rest_of_the_choice():
-    start = Choice(epochs=5, learning_rate=1e-3, max_seq_length=512, target_modules=("q_proj",))
+    start = Choice(
+        num_train_epochs=5, learning_rate=1e-3, max_length=512, target_modules=("q_proj",)
+    )
     sliders = LoraSliders(start)
     sliders.r.value = 8
     assert sliders.choice == Choice(**start.to_dict() | {"r": 8})
@@ -184,7 +188,7 @@ def test_the_scale_of_rank_stabilised_lora_is_its_own():
 
 
 def test_another_model_and_length_can_be_planned():
-    sliders = LoraSliders(Choice(max_seq_length=512), model="smollm2-135m")
+    sliders = LoraSliders(Choice(max_length=512), model="smollm2-135m")
     assert f"{lora.adapter_parameters('smollm2-135m', 16):,}" in sliders.text()
     assert "512 tokens" in sliders.text()
     assert "SmolLM2" in sliders.picture()
@@ -210,7 +214,7 @@ def test_minutes_are_measured_ones_once_this_model_was_trained(workspace, epochs
     folder.mkdir(parents=True, exist_ok=True)
     record = '{"model": "llama-2-7b", "tokens": 40000, "minutes": 4}'
     (folder / "run.json").write_text(record)
-    sliders = LoraSliders(Choice(epochs=epochs))
+    sliders = LoraSliders(Choice(num_train_epochs=epochs))
     expected = f"{sliders.plan.tokens / 10_000:.0f} min at the rate of your newest run"
     assert expected in sliders.text()
     (folder / "run.json").write_text(record.replace("llama-2-7b", "another"))
@@ -229,17 +233,23 @@ def test_the_buttons_set_alpha_to_r_and_to_twice_r(r):
 
 
 def test_use_this_keeps_the_choice_for_the_next_notebook(workspace):
-    sliders = LoraSliders(Choice(epochs=3, batch_size=4))
+    sliders = LoraSliders(Choice(num_train_epochs=3, rows_per_update=4))
     sliders.r.value, sliders.alpha.value = 32, 64
     assert not (workspace / "choice.json").exists()
     sliders.use.click()
     assert (workspace / "choice.json").exists()
-    assert load_choice() == sliders.choice == Choice(r=32, lora_alpha=64, epochs=3, batch_size=4)
+    assert (
+        load_choice()
+        == sliders.choice
+        == Choice(r=32, lora_alpha=64, num_train_epochs=3, rows_per_update=4)
+    )
     assert all(word in sliders.message.value for word in ("32", "64", "choice.json"))
 
 
 def test_a_plan_that_does_not_fit_is_saved_only_when_use_this_is_pressed_again(workspace):
-    sliders = LoraSliders(Choice(r=256, lora_alpha=256, max_seq_length=4096, micro_batch=8))
+    sliders = LoraSliders(
+        Choice(r=256, lora_alpha=256, max_length=4096, per_device_train_batch_size=8)
+    )
     sliders.use.click()
     assert not (workspace / "choice.json").exists()
     assert "Not saved" in sliders.said and "4 rows at once instead of 8" in sliders.said
@@ -254,7 +264,7 @@ def test_a_plan_that_does_not_fit_is_saved_only_when_use_this_is_pressed_again(w
     assert load_choice() == sliders.choice and "Saved r = 256" in sliders.said
     sliders.rows.value = 4
     sliders.use.click()
-    assert load_choice().micro_batch == 4
+    assert load_choice().per_device_train_batch_size == 4
 
 
 def test_a_choice_that_was_only_moved_is_not_kept(workspace):
@@ -331,13 +341,16 @@ def test_a_number_typed_out_of_range_leaves_a_message_and_the_last_setting(contr
 
 
 def test_a_setting_that_means_nothing_leaves_a_message_and_the_sliders_alive():
-    sliders = LoraSliders(Choice(micro_batch=8))
+    sliders = LoraSliders(Choice(per_device_train_batch_size=8))
     sliders.batch.value = 4
-    assert "micro_batch = 8 does not divide batch_size = 4" in sliders.message.value
-    assert sliders.choice.batch_size == 8
+    assert (
+        "per_device_train_batch_size = 8 does not divide rows_per_update = 4"
+        in sliders.message.value
+    )
+    assert sliders.choice.rows_per_update == 8
     sliders.rows.value = 2
     assert sliders.message.value == ""
-    assert (sliders.choice.batch_size, sliders.choice.micro_batch) == (4, 2)
+    assert (sliders.choice.rows_per_update, sliders.choice.per_device_train_batch_size) == (4, 2)
 
 
 # ------------------------------------------------------------------------------------------- the dial
@@ -363,11 +376,11 @@ def test_a_number_that_was_refused_is_not_saved_as_another(workspace):
     sliders = LoraSliders()
     sliders.epochs.value = 20
     sliders.use.click()
-    assert "Not saved." in sliders.said and "epochs = 20" in sliders.said
+    assert "Not saved." in sliders.said and "num_train_epochs = 20" in sliders.said
     assert not (workspace / "choice.json").exists()
     sliders.epochs.value = 5
     sliders.use.click()
-    assert load_choice().epochs == 5
+    assert load_choice().num_train_epochs == 5
 
 
 def test_sliders_for_a_model_that_is_none_are_refused():

@@ -11,7 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from helpers import data, models, runs, selection, training
 from helpers.choice import Choice
 
-CHOICE = Choice(r=4, lora_alpha=8, max_seq_length=512, batch_size=4, epochs=3, learning_rate=0.01)
+CHOICE = Choice(
+    r=4, lora_alpha=8, max_length=512, rows_per_update=4, num_train_epochs=3, learning_rate=0.01
+)
 # 32 rows, 4 at a time, 3 times: 24 steps, with checkpoints after 10, 20 and 24.
 ROWS, STEPS, KILLED_AFTER = 32, 24, 22
 
@@ -33,7 +35,7 @@ def conversations(limit: int = ROWS):
 def build(rows=None, choice: Choice = CHOICE, folder: Path | None = None, template=None):
     """Model, tokenizer and trainer, ready to train."""
     rows = conversations() if rows is None else rows
-    model, tokenizer = models.load(max_seq_length=choice.max_seq_length, template=template)
+    model, tokenizer = models.load(max_seq_length=choice.max_length, template=template)
     model = training.add_adapter(model, choice)
     folder = folder or runs.folder_for(choice, rows)
     return model, tokenizer, training.build_trainer(model, tokenizer, rows, choice, folder)

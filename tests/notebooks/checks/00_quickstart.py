@@ -34,9 +34,9 @@ def write_two_files():
     outputs = [entry["output"] for entry in workspace.read_json(predictions).values()]
     assert outputs == [[answer] for answer in answers]
     config = workspace.read_json(settings)
-    assert len(config) == 9 and config["num_train_epochs"] == choice.epochs
+    assert len(config) == 9 and config["num_train_epochs"] == choice.num_train_epochs
     rows, times = config["per_device_train_batch_size"], config["gradient_accumulation_steps"]
-    assert rows * times == choice.batch_size
+    assert rows * times == choice.rows_per_update
 
 
 def read_back():

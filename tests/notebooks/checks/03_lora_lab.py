@@ -65,7 +65,7 @@ def count_by_shapes():
 
 def share_of_memory():
     for rank in (4, 16, 64, 256):
-        e = memory.estimate("llama-2-7b", r=rank, batch_size=2, sequence_length=2048)
+        e = memory.estimate("llama-2-7b", r=rank, per_device_train_batch_size=2, max_length=2048)
         trained = lora.adapter_parameters("llama-2-7b", rank)
         of_parameters = trained / (trained + lora.base_parameters("llama-2-7b"))
         assert (e.adapter + e.gradients + e.optimizer) / e.total > 5 * of_parameters
@@ -95,14 +95,14 @@ def slider_code():
 
 
 def your_sliders():
-    start = workspace.earlier_choice() or presets.Choice()
+    start = earlier_choice() or Choice()
     assert (sliders.choice, sliders.r.value) == (start, start.r)
     assert sliders.alpha.value == start.lora_alpha
     assert f"r = {start.r}, lora_alpha = {start.lora_alpha:g}" in sliders.text()
 
 
 def use_this():
-    kept = workspace.saved_choice()
+    kept = saved_choice()
     assert (kept.r, kept.lora_alpha) == (sliders.r.value, sliders.alpha.value)
 
 

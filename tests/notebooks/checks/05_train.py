@@ -3,9 +3,9 @@
 
 def choice_and_selection():
     _unsloth_first()
-    kept = workspace.saved_choice() or presets.Choice()
-    assert choice.epochs == min(kept.epochs, presets.size().max_epochs)
-    assert choice.to_dict() | {"epochs": kept.epochs} == kept.to_dict()
+    kept = saved_choice() or Choice()
+    assert choice.num_train_epochs == min(kept.num_train_epochs, presets.size().max_epochs)
+    assert choice.to_dict() | {"num_train_epochs": kept.num_train_epochs} == kept.to_dict()
     assert 1 <= len(conversations) <= presets.size().conversations
     assert len(set(conversations["id"])) == len(conversations)
 
@@ -29,7 +29,7 @@ def add_the_adapter():
 
 
 def step_size():
-    assert rows_at_once * accumulation == choice.batch_size
+    assert rows_at_once * accumulation == choice.rows_per_update
 
 
 def trainer_and_folder():
@@ -41,8 +41,8 @@ def trainer_and_folder():
 
 def every_setting():
     at_once, times = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    assert (at_once, at_once * times) == (rows_at_once, choice.batch_size)
-    assert config.output_dir == str(folder) and config.num_train_epochs == choice.epochs
+    assert (at_once, at_once * times) == (rows_at_once, choice.rows_per_update)
+    assert config.output_dir == str(folder) and config.num_train_epochs == choice.num_train_epochs
     assert config.learning_rate == training.learning_rate(choice, model)
     assert (config.warmup_steps, config.seed) == (warmup, presets.SEED)
     assert not (config.fp16 and config.bf16)
