@@ -63,15 +63,15 @@ def compare(name: str, first, second, failures: list[str]) -> dict:
     """One pair: the second choice after the first, and alone."""
     import torch
 
-    from helpers import evaluation, models, training
+    from helpers import adapting, evaluation, models
 
     model, tokenizer = models.load(agree.BASE)
-    alone = trained(training.add_adapter(model, second), tokenizer, second)
+    alone = trained(adapting.add_adapter(model, second), tokenizer, second)
     model, tokenizer = models.load(agree.BASE)
-    model = training.add_adapter(model, first)
+    model = adapting.add_adapter(model, first)
     other = trained(model, tokenizer, first)
     evaluation.generate(model, tokenizer, ["What is rust?"], max_new_tokens=4)
-    after = trained(training.add_adapter(model, second), tokenizer, second)
+    after = trained(adapting.add_adapter(model, second), tokenizer, second)
     apart = max(abs(a - b) for a, b in zip(alone["losses"], after["losses"], strict=True))
     found = {
         "losses": alone["losses"],

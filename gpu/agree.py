@@ -95,11 +95,11 @@ def conversations(count: int):
 
 def load_with_adapter():
     """The small model with the course's adapter, and its tokenizer."""
-    from helpers import models, training
+    from helpers import adapting, models
     from helpers.choice import Choice
 
     model, tokenizer = models.load(BASE)
-    return training.add_adapter(model, Choice()), tokenizer
+    return adapting.add_adapter(model, Choice()), tokenizer
 
 
 def build_trainer(model, tokenizer, count: int, *, steps: int, **settings):

@@ -21,7 +21,7 @@ from pathlib import Path
 import common
 
 USED_BEFORE = common.used_gib()
-from helpers import models, training  # isort: skip  (Unsloth first)
+from helpers import adapting, models, training  # isort: skip  (Unsloth first)
 
 import torch
 from trl import SFTTrainer
@@ -111,7 +111,7 @@ def measure(folder: str, r: int, targets: tuple, set_ups: list, fitted: bool) ->
     )
     loaded = torch.cuda.memory_allocated() / common.GIB
     choice = Choice(r=r, target_modules=targets, lora_alpha=r)
-    model = training.add_adapter(model, choice)
+    model = adapting.add_adapter(model, choice)
     found = []
     for rows, tokens in set_ups:
         about = {"model": folder, "bits": 4 if four_bits else 16, "r": r, "targets": list(targets)}

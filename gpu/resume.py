@@ -34,11 +34,11 @@ def conversations():
 
 def build(choice, rows):
     """A model just loaded, with a new adapter, and its trainer."""
-    from helpers import models, runs, training
+    from helpers import adapting, models, runs, training
 
     gc.collect()
     model, tokenizer = models.load(max_seq_length=choice.max_length)
-    model = training.add_adapter(model, choice)
+    model = adapting.add_adapter(model, choice)
     folder = runs.folder_for(choice, rows, model)
     return training.build_trainer(model, tokenizer, rows, choice, folder)
 

@@ -127,11 +127,11 @@ def homework_config(folder: str, rows_at_once: int):
 
 def with_unsloth():
     """The 4-bit model with the course's adapter."""
-    from helpers import models, training  # isort: skip
+    from helpers import adapting, models  # isort: skip
     from helpers.choice import Choice
 
     model, tokenizer = models.load(MODEL)
-    return training.add_adapter(model, Choice()), tokenizer
+    return adapting.add_adapter(model, Choice()), tokenizer
 
 
 def without_unsloth():
@@ -140,10 +140,9 @@ def without_unsloth():
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from helpers import presets
-    from helpers.setup import environment
+    from helpers import machine, presets
 
-    environment.limit_to_t4()
+    machine.limit_to_t4()
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"

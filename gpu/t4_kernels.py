@@ -85,11 +85,11 @@ def workload(recorder: Recorder, failures: list[str]) -> dict:
     """Train and ask a model in every way the course does; seconds of each stage."""
     import torch
 
-    from helpers import data, evaluation, models, presets, training
+    from helpers import adapting, data, evaluation, models, presets, training
     from helpers.choice import Choice
 
     model, tokenizer = models.load(MODEL)
-    model = training.add_adapter(model, Choice())
+    model = adapting.add_adapter(model, Choice())
     conversations = data.load_conversations(data.OUR_POOL)
     questions = data.questions(conversations.select(range(16)))
 
@@ -118,7 +118,7 @@ def workload(recorder: Recorder, failures: list[str]) -> dict:
         for four_bits in (False, True):
             small, its = models.load(presets.EMBEDDED, load_in_4bit=four_bits)
             evaluation.answer_losses(small, its, conversations.select(range(8)))
-        small = training.add_adapter(small, Choice())
+        small = adapting.add_adapter(small, Choice())
         row = its.apply_chat_template(
             conversations[0]["conversations"], return_tensors="pt", return_dict=True
         ).to(small.device)

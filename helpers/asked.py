@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import adapters, data, models, runs, workspace
+from helpers import adapting, data, models, runs, workspace
 from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
 from helpers.progress import FROM_THE_ADAPTER_ON, LivePlot
@@ -53,7 +53,7 @@ def check_trainer(
     """
     import torch
 
-    settings, args = adapters.settings_of(trainer.model), trainer.args
+    settings, args = adapting.settings_of(trainer.model), trainer.args
     if folder.parent != workspace.path("runs").absolute():
         raise CourseError(
             f"This run would go to {folder}, which is not in {workspace.path('runs')}.",
@@ -79,8 +79,8 @@ def check_trainer(
     if not torch.cuda.is_available():
         chosen["max_length"] = (args.max_length, choice.max_length)
     rows = data.to_prompt_completion(conversations)
-    wrong = adapters.differences(settings, choice)
-    if more := adapters.trains_more(trainer.model):
+    wrong = adapting.differences(settings, choice)
+    if more := adapting.trains_more(trainer.model):
         wrong.append(f"it would train {len(more)} weights of the base model too, such as {more[0]}")
     wrong += [f"{name} is {a} instead of {b}" for name, (a, b) in chosen.items() if a != b]
     built_from = getattr(trainer, "prepared_rows", None)
@@ -141,7 +141,7 @@ def check_saved(folder: Path, record: dict) -> None:
             "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
         ) from error
     choice = choice_from(record.get("choice"), folder / "run.json", runs.TRAIN_AGAIN)
-    if wrong := adapters.differences(settings, choice):
+    if wrong := adapting.differences(settings, choice):
         raise CourseError(
             f"The adapter in {folder} is not the chosen one: {'; '.join(wrong)}.",
             "It comes from another run.",
@@ -156,7 +156,7 @@ def check_model(model, run: runs.Run) -> None:
         model: a model in this session.
         run: what `training.train` or `training.finished_run` returned.
     """
-    if not adapters.holds(model, run.folder):
+    if not adapting.holds(model, run.folder):
         raise CourseError(
             f"The model in this session does not hold the adapter of the run {run.folder.name}.",
             "The model or its adapter was made anew since, another run is the latest by now, or the folder was deleted.",

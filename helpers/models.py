@@ -20,16 +20,14 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from helpers import machine, presets, workspace
+from helpers import embedded, machine, presets, workspace
 from helpers.choice import Choice
-from helpers.embedded import embedded_folder
 from helpers.errors import CourseError, check_whole
-from helpers.setup import environment, network
-from helpers.setup.environment import default_name
+from helpers.setup import network
 
 
 def limit_to_t4() -> None:
-    """`environment.limit_to_t4`, and the same for Unsloth: no bf16, neither flash_attn nor xFormers.
+    """`machine.limit_to_t4`, and the same for Unsloth: no bf16, neither flash_attn nor xFormers.
 
     `COURSE_T4=1` does this when this file is imported, and also lets Unsloth answer with the kernels it chooses on
     a T4. (A T4 cannot run flash_attn; the course does not install xFormers.)
@@ -38,7 +36,7 @@ def limit_to_t4() -> None:
     from unsloth.models import llama
     from unsloth.utils import attention_dispatch
 
-    environment.limit_to_t4()
+    machine.limit_to_t4()
     unsloth_utils.SUPPORTS_BFLOAT16 = False
     # Each of these files asks its own copy.
     for module in (unsloth_utils, llama, attention_dispatch):
@@ -52,8 +50,8 @@ if settings.text("COURSE_T4") == "1" and torch.cuda.is_available():
 
 
 def name_of(model=None) -> str:
-    """What a loaded model is called, a preset's name, a hub id or a folder; without one, `default_name`."""
-    return getattr(model, "course_name", None) or default_name()
+    """What a loaded model is called, a preset's name, a hub id or a folder; without one, `machine.default_name`."""
+    return getattr(model, "course_name", None) or machine.default_name()
 
 
 def learning_rate(choice: Choice, model=None) -> float:
@@ -67,9 +65,9 @@ def learning_rate(choice: Choice, model=None) -> float:
 def locate(model: str | os.PathLike | None = None) -> str:
     """What to pass to ``from_pretrained``: a hub id, or a folder that is checked to hold a model."""
     chosen_by = "COURSE_MODEL = " if model is None and settings.text("COURSE_MODEL") else ""
-    model = os.path.expanduser(str(default_name() if model is None else model).strip())
+    model = os.path.expanduser(str(machine.default_name() if model is None else model).strip())
     if model == presets.EMBEDDED:
-        return str(embedded_folder())
+        return str(embedded.embedded_folder())
     if model in presets.MODELS:
         return presets.MODELS[model].hub_id
     if os.path.isdir(model):
@@ -183,7 +181,7 @@ def _base_model(folder: Path) -> str:
         return base
     moved = Path(base).name == presets.EMBEDDED and not Path(base).is_dir()
     if moved or Path(base) == here:
-        embedded_folder()
+        embedded.embedded_folder()
         if moved and Path(base) != here:
             workspace.write_json(file.resolve(), settings | {"base_model_name_or_path": str(here)})
             print(f"{file}: the base model was at {base}; changed to {here}.")

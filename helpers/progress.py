@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from helpers import checkpoints, runs
 from helpers.errors import CourseError
 
-FROM_THE_ADAPTER_ON = "Run the cells again in their order, from the one that adds the adapter (training.add_adapter) on."
+FROM_THE_ADAPTER_ON = "Run the cells again in their order, from the one that adds the adapter (adapting.add_adapter) on."
 
 
 class Clock(TrainerCallback):

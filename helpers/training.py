@@ -18,11 +18,9 @@ import torch
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from helpers import adapters, asked, claims, data, lora, memory, models, progress
+from helpers import adapter, adapting, asked, claims, data, machine, memory, models, progress
 from helpers import runs, selection, tokens, workspace
-from helpers.adapters import add_adapter
 from helpers.errors import CourseError
-from helpers.models import learning_rate
 from helpers.choice import Choice, load_choice
 from helpers.progress import Clock, LivePlot, Stop
 
@@ -65,7 +63,7 @@ def build_trainer(
     """An `SFTTrainer` for a model with an adapter, with the homework's settings.
 
     Args:
-        model: what `add_adapter` returned.
+        model: what `adapting.add_adapter` returned.
         tokenizer: the model's, with a chat template.
         conversations: at most 100 rows as `data.load_conversations` gives them.
         choice: rank, alpha, batch, epochs and so on.
@@ -93,7 +91,7 @@ def build_config(
         model: the loaded model, for its learning rate; without one, this machine's.
     """
     return SFTConfig(
-        **choice.training_arguments(row_count, rows_at_once, learning_rate(choice, model)),
+        **choice.training_arguments(row_count, rows_at_once, models.learning_rate(choice, model)),
         output_dir=str(folder),
         fp16=not is_bfloat16_supported(),
         bf16=is_bfloat16_supported(),
@@ -136,7 +134,7 @@ def prepare(trainer: SFTTrainer, rows: "Dataset | None" = None) -> SFTTrainer:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if trained_in := getattr(trainer.model, "trained_in", None):
-        adapters.put_back(trainer.model, Path(trained_in))
+        adapting.put_back(trainer.model, Path(trained_in))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(LivePlot)
     trainer.add_callback(LivePlot())
@@ -167,7 +165,7 @@ def train(
         asked.check_folder(folder, before, record)
         if not runs.is_finished(folder):
             record = _train(trainer, folder, record, before, conversations, Stop(lost))
-        elif adapters.holds(trainer.model, folder):
+        elif adapting.holds(trainer.model, folder):
             record = before
             print(
                 f"The run {folder.name} is finished, and nothing was trained now. For another one change the "
@@ -207,11 +205,11 @@ def _train(
     if checkpoint:
         asked.check_saved(checkpoint, record)
         print(f"Going on from {checkpoint.name}.")
-    elif adapters.is_trained(trainer.model):
+    elif adapting.is_trained(trainer.model):
         raise CourseError(
             f"This adapter has been trained already, and {folder.name} has no checkpoint to go on from.",
             "A run starts from an untrained adapter.",
-            asked.FROM_THE_ADAPTER_ON,
+            progress.FROM_THE_ADAPTER_ON,
         )
     elif before:
         print("No whole checkpoint is there: training starts anew.")
@@ -248,7 +246,7 @@ def _train(
     if trainer.state.global_step < trainer.state.max_steps:
         raise progress.stopped(trainer, folder)
     record = record | {"minutes": clock.minutes(), "status": "finished"}
-    if found := adapters.fault(trainer.model):
+    if found := adapting.fault(trainer.model):
         record["fault"] = found
         print(f"{found} Usually the learning rate or alpha is too large: choose smaller ones.")
     if torch.cuda.is_available():
@@ -270,14 +268,14 @@ def finished_run() -> runs.Run:
     Raises:
         CourseError: that run's training diverged.
     """
-    run, model_name = runs.latest(), models.default_name()
+    run, model_name = runs.latest(), machine.default_name()
     if run is not None and run.record.get("model") == model_name:
         choice = runs.choice_of(run)
         asked.check_saved(run.folder, run.record)
-        if run.record.get("fault") == adapters.DIVERGED:
+        if run.record.get("fault") == adapting.DIVERGED:
             raise CourseError(
                 f"The run {run.folder.name} has no answers to measure.",
-                adapters.DIVERGED,
+                adapting.DIVERGED,
                 "Train again in notebook 05, with a smaller learning rate or alpha.",
             )
         print(
@@ -317,7 +315,7 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
 def _load_and_train(choice: Choice, conversations: "Dataset", *, latest: bool = True) -> runs.Run:
     """Load this machine's model, train it, and release it again."""
     model, tokenizer = models.load(max_seq_length=choice.max_length)
-    model = add_adapter(model, choice)
+    model = adapting.add_adapter(model, choice)
     folder = runs.folder_for(choice, conversations, model)
     trainer = build_trainer(model, tokenizer, conversations, choice, folder)
     run = train(trainer, choice, conversations, latest=latest)
@@ -333,7 +331,7 @@ def check_space(trainer: SFTTrainer, folder: Path) -> None:
 
     An old checkpoint is deleted after the next one is written.
     """
-    trainable = lora.count_parameters(trainer.model).trainable
+    trainable = adapter.count_parameters(trainer.model).trainable
     checkpoints = KEPT_CHECKPOINTS + 1
     workspace.need_space(
         checkpoints * 12 * trainable / memory.GIB + 0.05, f"the run in {folder.name}"
@@ -350,6 +348,6 @@ def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> 
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "learning_rate": args.learning_rate,
         "warmup_steps": args.warmup_steps,
-        "trainable_parameters": lora.count_parameters(trainer.model).trainable,
+        "trainable_parameters": adapter.count_parameters(trainer.model).trainable,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }

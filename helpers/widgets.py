@@ -9,7 +9,7 @@ import ipywidgets as w
 from IPython.core.pylabtools import print_figure
 from IPython.display import display
 
-from helpers import lab, lora, plots, presets, runs
+from helpers import lora, plan, plots, presets, runs
 from helpers.choice import Choice, save_choice
 from helpers.errors import CourseError
 from helpers.presets import PROJECTIONS
@@ -149,7 +149,7 @@ class LoraSliders:
             lora.model_config(model)  # CourseError for a name that is none
             model = presets.MODELS[model].name
         self.rates = _measured_rates(self.models)
-        self.pinned: lab.Plan | None = None
+        self.pinned: plan.Plan | None = None
         self.asked: Choice | None = None  # too large, and "Use this" was pressed once
         self.model = w.Dropdown(
             options=list(self.models), value=model, description="model", style=_LABEL,
@@ -171,7 +171,7 @@ class LoraSliders:
             value=choice.use_rslora, description="use_rslora", style=_LABEL,
             layout=w.Layout(**_WIDE),
         )  # fmt: skip
-        self.length = Knob("max_length", lab.LENGTHS, choice.max_length)
+        self.length = Knob("max_length", plan.LENGTHS, choice.max_length)
         self.batch = Knob("rows_per_update", BATCHES, choice.rows_per_update)
         self.rows = Knob(
             "per_device_train_batch_size", ROWS, choice.per_device_train_batch_size or 0
@@ -207,7 +207,7 @@ class LoraSliders:
 
     def text(self) -> str:
         """The readouts as plain text: for readers without widgets, and for tests."""
-        return lab.describe(self.plan, self.rates.get(self.model.value))
+        return plan.describe(self.plan, self.rates.get(self.model.value))
 
     def picture(self) -> str:
         """The memory bar as SVG."""
@@ -219,11 +219,11 @@ class LoraSliders:
 
     def code(self) -> str:
         """The calls that train this choice; what differs from the homework's is marked."""
-        return f"{lab.peft_code(self.plan.choice)}\n\n{lab.training_code(self.plan)}"
+        return f"{plan.peft_code(self.plan.choice)}\n\n{plan.training_code(self.plan)}"
 
     def comparison(self) -> str:
         """The pinned setting A beside the current one, B; empty where none is pinned."""
-        return lab.compare(self.pinned, self.plan) if self.pinned else ""
+        return plan.compare(self.pinned, self.plan) if self.pinned else ""
 
     def _controls(self) -> list["Knob | w.Widget"]:
         return [
@@ -231,8 +231,8 @@ class LoraSliders:
             *(self.length, self.batch, self.rows, self.epochs),
         ]
 
-    def _planned(self, choice: Choice) -> lab.Plan:
-        return lab.plan(choice, self.models[self.model.value])
+    def _planned(self, choice: Choice) -> plan.Plan:
+        return plan.of(choice, self.models[self.model.value])
 
     def _memory(self) -> tuple[dict[str, float], float, str]:
         """The parts in GiB, the T4's limit, and the caption of the bar."""
@@ -284,7 +284,7 @@ class LoraSliders:
             return
         if not self.plan.fits and self.asked != self.choice:
             self.asked = self.choice
-            self._say(f"Not saved. {lab.too_large(self.plan)} To save it as it is, press again.")
+            self._say(f"Not saved. {plan.too_large(self.plan)} To save it as it is, press again.")
             return
         try:
             path = save_choice(self.choice)

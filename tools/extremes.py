@@ -1,4 +1,4 @@
-"""What extreme settings do to a training: the figures in the warnings of helpers/lab.py, measured again.
+"""What extreme settings do to a training: the figures in the warnings of helpers/plan.py, measured again.
 
 python tools/extremes.py                       every setting below, one line each
 python tools/extremes.py lora_alpha=16 r=1     one training of your own
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from helpers import models, training  # isort: skip  (Unsloth first)
+from helpers import adapting, models, training  # isort: skip  (Unsloth first)
 
 from helpers import data, evaluation, selection
 from helpers.choice import Choice
@@ -32,7 +32,7 @@ EXTREMES = [
 def heldout_loss(choice: Choice, rows, heldout) -> tuple[float, float]:
     """Mean held-out loss before and after one training, in nats a token."""
     model, tokenizer = models.load(max_seq_length=choice.max_length)
-    model = training.add_adapter(model, choice)
+    model = adapting.add_adapter(model, choice)
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.build_trainer(model, tokenizer, rows, choice, Path(folder))
         trainer.args.save_strategy = "no"

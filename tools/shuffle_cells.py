@@ -155,7 +155,7 @@ class Judge:
 
     def faults(self, workspace: Path) -> list[str]:
         """What is wrong with what an order left behind."""
-        from helpers import adapters, runs
+        from helpers import adapting, runs
         from helpers.choice import Choice
 
         found = []
@@ -167,9 +167,9 @@ class Judge:
             if not folder.name.startswith(runs.name_of(choice)):
                 found.append(f"{folder.name} holds a run with {choice}")
             saved = json.loads((folder / "adapter_config.json").read_text())
-            found += [f"{folder.name}: {one}" for one in adapters.differences(saved, choice)]
+            found += [f"{folder.name}: {one}" for one in adapting.differences(saved, choice)]
             model, answers = self.reference(choice, record)
-            if not adapters.holds(model, folder):
+            if not adapting.holds(model, folder):
                 found.append(
                     f"{folder.name} has another adapter than a training of its choice gives"
                 )
@@ -189,11 +189,11 @@ class Judge:
         """Model and answers of one undisturbed training."""
         key = json.dumps([record["choice"], record["data"]])
         if key not in self.known:
-            from helpers import data, evaluation, models, presets, runs, training
+            from helpers import adapting, data, evaluation, models, presets, runs, training
 
             rows = self.rows(record)
             model, tokenizer = models.load(max_seq_length=choice.max_length)
-            model = training.add_adapter(model, choice)
+            model = adapting.add_adapter(model, choice)
             shutil.rmtree(self.folder / "runs", ignore_errors=True)
             folder = runs.folder_for(choice, rows)
             trainer = training.build_trainer(model, tokenizer, rows, choice, folder)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from helpers import machine, presets, settings
 from helpers.errors import CourseError
-from helpers.machine import default_name, gpu, limit_to_t4, which_model
 from helpers.setup import hints, installation, locks, network, probes, untouched
 from helpers.setup.probes import Probe
 
@@ -42,8 +41,6 @@ BANNER = {
 # Asked for by packages that run without them where there is no GPU.
 GPU_ONLY = ("torchvision", "torchaudio", "triton")
 OTHER_IMAGE = f"it must not be replaced; {locks.OTHER_RUNTIME}"
-# What other files take from here.
-__all__ = ("check", "default_name", "gpu", "install", "limit_to_t4", "read_banner", "which_model")
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def check(probe: bool = False) -> Report:
         image = str(locks.nearest_image(platform.python_version(), version))
     if probe and (machine.torch_sees_gpu() or facts["GPU"] not in ("none", machine.NO_ANSWER)):
         found = tuple(probes.run())
-    return Report(facts, rows, image, unmet, on_purpose, judged, found, which_model(facts))
+    return Report(facts, rows, image, unmet, on_purpose, judged, found, machine.which_model(facts))
 
 
 def _requirements(
@@ -225,8 +222,8 @@ def _say_which_model() -> None:
     Raises:
         CourseError: the model has to be downloaded, and a setting keeps it from that.
     """
-    print(which_model(gpu()))
-    name = default_name()
+    print(machine.which_model(machine.gpu()))
+    name = machine.default_name()
     hub_id = presets.MODELS[name].hub_id if name in presets.MODELS else name
     here = name == presets.EMBEDDED or os.path.isdir(name) or network.is_cached(hub_id)
     if not here:

@@ -146,7 +146,7 @@ def test_what_belongs_to_torch_and_is_absent_gets_a_fix_that_suits_the_place(
 # -------------------------------------------------------------------------------------------- the machine
 def test_a_gpu_is_described_as_its_driver_does(command_path):
     script(command_path / "nvidia-smi", f"echo '{T4}'")
-    assert environment.gpu() == {
+    assert machine.gpu() == {
         "GPU": "Tesla T4",
         "GPU memory": "15360 MiB",
         "driver": "580.82",
@@ -159,13 +159,13 @@ def test_a_gpu_is_described_as_its_driver_does(command_path):
 def test_a_gpu_that_torch_sees_gets_llama_and_its_name_is_told(monkeypatch):
     monkeypatch.delenv("COURSE_MODEL", raising=False)
     monkeypatch.setattr(machine, "torch_sees_gpu", lambda: True)
-    assert environment.default_name() == "llama-2-7b"
-    assert environment.which_model({"GPU": "Tesla T4"}) == (
+    assert machine.default_name() == "llama-2-7b"
+    assert machine.which_model({"GPU": "Tesla T4"}) == (
         "Tesla T4 found: the course uses Llama-2-7B."
     )
     # A driver whose tool is not on the path, or is slow, while PyTorch sees the GPU.
     for facts in ({}, {"GPU": machine.NO_ANSWER}):
-        assert environment.which_model(facts) == "A GPU found: the course uses Llama-2-7B."
+        assert machine.which_model(facts) == "A GPU found: the course uses Llama-2-7B."
 
 
 CPU_BUILD = pytest.mark.skipif(torch.version.cuda is not None, reason="PyTorch is built for CUDA")
@@ -179,7 +179,7 @@ def test_a_card_beside_a_cpu_build_gets_the_small_model_the_reason_and_the_way_o
     monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
     script(command_path / "nvidia-smi", f"echo '{T4}'")
     report = environment.check()
-    assert environment.default_name() == presets.EMBEDDED
+    assert machine.default_name() == presets.EMBEDDED
     assert report.model.startswith("Tesla T4 is here, but PyTorch does not see it: this PyTorch, ")
     assert f"{torch.__version__}, is a build without CUDA" in report.model
     assert "SmolLM2-135M" in report.model and "TORCH_INDEX= lab" in report.model
@@ -195,9 +195,9 @@ def test_the_message_of_the_set_up_and_the_model_that_is_loaded_are_one(command_
     """The driver's tool names a card that PyTorch cannot use: both say the small model."""
     monkeypatch.delenv("COURSE_MODEL", raising=False)
     script(command_path / "nvidia-smi", f"echo '{T4}'")
-    name = presets.MODELS[environment.default_name()].name
-    assert name in environment.which_model(environment.gpu())
-    assert "Llama-2-7B" not in environment.which_model(environment.gpu())
+    name = presets.MODELS[machine.default_name()].name
+    assert name in machine.which_model(machine.gpu())
+    assert "Llama-2-7B" not in machine.which_model(machine.gpu())
 
 
 FAKE_TORCH = """\
@@ -250,10 +250,10 @@ def test_without_a_gpu_the_small_model_is_named_with_the_way_to_a_gpu(
     monkeypatch.delenv("COURSE_MODEL", raising=False)
     if answer:
         script(command_path / "nvidia-smi", answer)
-    assert environment.gpu() == {}
+    assert machine.gpu() == {}
     assert machine.facts()["GPU"] == "none"
-    assert "SmolLM2-135M" in environment.which_model(environment.gpu())
-    assert "Change runtime type > T4 GPU" in environment.which_model(environment.gpu())
+    assert "SmolLM2-135M" in machine.which_model(machine.gpu())
+    assert "Change runtime type > T4 GPU" in machine.which_model(machine.gpu())
 
 
 @pytest.mark.parametrize("broken", ["exec /bin/sleep 600", None])
@@ -276,8 +276,8 @@ def test_a_driver_that_does_not_answer_is_told_and_counts_as_no_gpu(
 @pytest.mark.parametrize("written", ["my/model", '"my/model"', " 'my/model' "])
 def test_a_model_of_ones_own_is_named(monkeypatch, written):
     monkeypatch.setenv("COURSE_MODEL", written)
-    assert environment.default_name() == "my/model"
-    assert environment.which_model(environment.gpu()) == "Model: my/model, from COURSE_MODEL."
+    assert machine.default_name() == "my/model"
+    assert machine.which_model(machine.gpu()) == "Model: my/model, from COURSE_MODEL."
 
 
 # ------------------------------------------------------------------------------------ a bare interpreter

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,11 @@ HELPERS = {
     "errors": set(),
     "settings": set(),
     "presets": set(),
+    "lora": set(),
+    "memory": set(),
     "workspace": set(),
     "choice": set(),
+    "plan": set(),
     "setup.hints": set(),
     "setup.network": set(),
     "setup.locks": set(),
@@ -37,16 +41,13 @@ HELPERS = {
     "tokens": set(),
     "data": set(),
     "selection": set(),
-    "lora": {"torch"},
-    "lens": {"torch"},
-    "memory": {"torch"},
+    "adapter": {"torch"},
     "claims": set(),
     "checkpoints": set(),
     "runs": set(),
-    "lab": {"torch"},
     "embedded": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
-    "adapters": {"unsloth", "torch", "peft", "safetensors"},
+    "adapting": {"unsloth", "torch", "peft", "safetensors"},
     "progress": {"unsloth", "torch", "transformers"},
     "asked": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
@@ -59,8 +60,11 @@ STANDARD_LIBRARY_ONLY = [
     "errors",
     "settings",
     "presets",
+    "lora",
+    "memory",
     "workspace",
     "choice",
+    "plan",
     "setup.hints",
     "setup.network",
     "setup.locks",
@@ -80,7 +84,7 @@ STANDARD_LIBRARY_ONLY = [
     "runs",
 ]
 # These begin with Unsloth, or with a helper that does.
-BEGIN_WITH_UNSLOTH = ["models", "adapters", "progress", "asked", "training"]
+BEGIN_WITH_UNSLOTH = ["models", "adapting", "progress", "asked", "training"]
 UNSLOTH_MUST_COME_BEFORE = {"transformers", "trl", "peft"}
 HEAVY = UNSLOTH_MUST_COME_BEFORE | {"unsloth", "datasets"}
 LIGHT = [name for name in HELPERS if name not in BEGIN_WITH_UNSLOTH]
@@ -113,11 +117,16 @@ def packages(modules: set[str]) -> set[str]:
     return top - set(sys.stdlib_module_names) - {"helpers"}
 
 
+def parsed(name: str) -> ast.Module:
+    """A helper's code."""
+    file = KIT.joinpath("helpers", *name.split(".")).with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imports(name: str) -> list[str]:
     """Modules that a helper imports when it is imported itself, in order."""
     found = []
-    file = KIT.joinpath("helpers", *name.split(".")).with_suffix(".py")
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in parsed(name).body:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module in PACKAGES:
@@ -144,6 +153,55 @@ def test_a_helper_imports_only_helpers_below_it_and_the_packages_it_may(name):
     assert packages(set(found)) <= HELPERS[name]
 
 
+def defined(name: str) -> set[str]:
+    """What a helper defines itself, at module level."""
+    found = set()
+    for node in parsed(name).body:
+        inside = [node] if isinstance(node, ast.FunctionDef | ast.ClassDef) else ast.walk(node)
+        for one in inside:
+            if isinstance(one, ast.FunctionDef | ast.ClassDef):
+                found.add(one.name)
+            elif isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
+                found.add(one.id)
+    return found
+
+
+def borrowed(source: str) -> set[str]:
+    """What code takes from a helper that only imports it itself."""
+    own = {f"helpers.{name}": defined(name) for name in HELPERS}
+    tree, names, found = ast.parse(source), {}, set()
+    for node in ast.walk(tree):
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            full = f"{node.module}.{alias.name}"
+            if full in own:
+                names[alias.asname or alias.name] = full
+            elif alias.name not in own.get(node.module, {alias.name}):
+                found.add(full)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            full = names.get(node.value.id)
+            if full and node.attr not in own[full]:
+                found.add(f"{full}.{node.attr}")
+    return found
+
+
+def sources() -> dict[str, str]:
+    """The code of every helper, tool and notebook."""
+    files = [*(KIT / "helpers").rglob("*.py"), *(KIT / "tools").glob("*.py")]
+    found = {file.name: file.read_text(encoding="utf-8") for file in files}
+    for file in (KIT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        # IPython's own lines are no Python.
+        found[file.name] = re.sub(r"(?m)^[%!].*$", "", code)
+    return found
+
+
+@pytest.mark.parametrize("name", sources())
+def test_every_name_is_taken_from_where_it_is_defined(name):
+    assert borrowed(sources()[name]) == set()
+
+
 @pytest.mark.parametrize("name", [name for name in BEGIN_WITH_UNSLOTH if name != "asked"])
 def test_unsloth_is_the_first_package_that_is_imported(name):
     third_party = [module for module in imports(name) if packages({module})]
@@ -157,6 +215,16 @@ def test_the_packages_themselves_load_nothing():
 
 def test_these_helpers_load_the_standard_library_only():
     assert packages(loaded_by(import_all(STANDARD_LIBRARY_ONLY))) == set()
+
+
+def test_a_preset_is_planned_with_the_standard_library_only():
+    code = (
+        "from helpers import plan\nfrom helpers.choice import Choice\n"
+        "text = plan.describe(plan.of(Choice(), 'llama-2-7b'))\n"
+        "assert '39,976,960' in text\n"
+        "plan.warnings_for(Choice(), 'smollm2-135m')"
+    )
+    assert packages(loaded_by(code)) == set()
 
 
 def test_drawing_does_not_load_torch():

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from unsloth import is_bfloat16_supported
 
 from helpers import embedded as small_model
-from helpers import evaluation, lora, models, presets
+from helpers import evaluation, lora, machine, models, presets
+from helpers.adapter import count_parameters
 from helpers.errors import CourseError
 
 CHAT = [
@@ -101,7 +102,7 @@ def test_a_name_that_means_nothing_is_refused_and_the_presets_are_named(name):
 
 def test_course_model_replaces_this_machine_s_default(monkeypatch, tiny_llama):
     monkeypatch.setenv("COURSE_MODEL", str(tiny_llama))
-    assert models.default_name() == models.locate() == str(tiny_llama)
+    assert machine.default_name() == models.locate() == str(tiny_llama)
     monkeypatch.setenv("COURSE_MODEL", "llama-2-7b")
     assert models.locate() == "unsloth/Llama-2-7b-bnb-4bit"
     # A name in the call counts more.
@@ -111,20 +112,20 @@ def test_course_model_replaces_this_machine_s_default(monkeypatch, tiny_llama):
 def test_without_course_model_a_machine_without_a_gpu_uses_the_small_model(monkeypatch):
     monkeypatch.delenv("COURSE_MODEL", raising=False)
     expected = "llama-2-7b" if torch.cuda.is_available() else "smollm2-135m"
-    assert models.default_name() == expected
+    assert machine.default_name() == expected
 
 
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_an_empty_course_model_counts_as_unset(monkeypatch, blank):
     monkeypatch.delenv("COURSE_MODEL", raising=False)
-    unset = models.default_name()
+    unset = machine.default_name()
     monkeypatch.setenv("COURSE_MODEL", blank)
-    assert models.default_name() == unset
+    assert machine.default_name() == unset
 
 
 def test_spaces_around_a_name_do_not_count(monkeypatch, tiny_llama):
     monkeypatch.setenv("COURSE_MODEL", f" {tiny_llama} ")
-    assert models.default_name() == models.locate() == str(tiny_llama)
+    assert machine.default_name() == models.locate() == str(tiny_llama)
     assert models.locate(" llama-2-7b\n") == models.locate("llama-2-7b")
 
 
@@ -139,7 +140,7 @@ def test_a_misspelt_course_model_is_named_with_what_was_probably_meant(monkeypat
 @pytest.mark.parametrize("quoted", ['"{}"', "'{}'", ' "{}" ', "“{}”"])
 def test_quotes_around_course_model_do_not_count(monkeypatch, tiny_llama, quoted):
     monkeypatch.setenv("COURSE_MODEL", quoted.format(tiny_llama))
-    assert models.default_name() == models.locate() == str(tiny_llama)
+    assert machine.default_name() == models.locate() == str(tiny_llama)
 
 
 def test_a_model_is_known_by_the_name_it_was_loaded_with_and_an_adapter_by_its_base(
@@ -162,15 +163,15 @@ def test_one_model_has_one_name_however_it_is_asked_for(monkeypatch, workspace, 
     }
     for text, name in asked.items():
         monkeypatch.setenv("COURSE_MODEL", text)
-        assert models.default_name() == name
+        assert machine.default_name() == name
     embedded = workspace / "models" / "smollm2-135m"
     embedded.mkdir(parents=True)
     monkeypatch.setenv("COURSE_MODEL", str(embedded))
-    assert models.default_name() == "smollm2-135m"
+    assert machine.default_name() == "smollm2-135m"
     monkeypatch.setenv("COURSE_MODEL", f"../{tiny_llama.parent.name}/{tiny_llama.name}/")
-    name = models.default_name()
+    name = machine.default_name()
     monkeypatch.chdir("/")
-    assert models.default_name() == name and os.path.samefile(name, tiny_llama)
+    assert machine.default_name() == name and os.path.samefile(name, tiny_llama)
 
 
 def test_run_and_learning_rate_follow_the_loaded_model(monkeypatch, workspace, tiny_llama):
@@ -395,7 +396,7 @@ def test_an_adapter_finds_the_small_model_after_the_workspace_moved(
     assert f"the base model was at {old}; changed to {new}." in capsys.readouterr().out
     assert settings_of(run) == before | {"base_model_name_or_path": str(new)}
     assert (run / "adapter_model.safetensors").read_bytes() == weights
-    assert lora.count_parameters(model).trainable == 2 * 2 * (64 + 64)
+    assert count_parameters(model).trainable == 2 * 2 * (64 + 64)
     models.load(run, max_seq_length=128)
     assert "changed" not in capsys.readouterr().out
 
@@ -547,7 +548,7 @@ def test_a_template_that_cannot_be_set_is_refused_and_named(tokenizer, template)
 @pytest.fixture(scope="module")
 def embedded():
     """Folder of the small model in the workspace that all tests share."""
-    return models.embedded_folder()
+    return small_model.embedded_folder()
 
 
 def unchanged(folder) -> dict:
@@ -577,7 +578,7 @@ def test_the_small_model_has_its_preset_s_shape_and_is_real_llama(embedded):
 @pytest.mark.slow
 def test_the_small_model_s_tokens_are_set_right_and_it_answers_in_4_bits(embedded):
     model, tokenizer = models.load("smollm2-135m", max_seq_length=512)
-    assert lora.count_parameters(model).total == lora.base_parameters("smollm2-135m")
+    assert count_parameters(model).total == lora.base_parameters("smollm2-135m")
     assert kinds_of_layers(model)["q_proj"] == "Linear4bit"
     special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
     assert special == ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
@@ -598,7 +599,7 @@ def test_damage_to_the_small_model_s_weights_is_noticed_and_repaired(embedded, w
     with (folder / "model.safetensors").open("r+b") as weights:
         weights.seek(-1000, os.SEEK_END)
         weights.write(b"\0" * 100)
-    assert models.embedded_folder() == folder
+    assert small_model.embedded_folder() == folder
     assert "damaged" in capsys.readouterr().out
     # Made again from the same package: the same bytes.
     assert (folder / "model.safetensors").read_bytes() == (
@@ -607,7 +608,7 @@ def test_damage_to_the_small_model_s_weights_is_noticed_and_repaired(embedded, w
     assert [entry.name for entry in folder.parent.iterdir()] == ["smollm2-135m"]
     record = json.loads((folder / "sha256.json").read_text())
     assert record.keys() == {file.name for file in folder.iterdir()} - {"sha256.json"}
-    assert models.embedded_folder() == folder and capsys.readouterr().out == ""
+    assert small_model.embedded_folder() == folder and capsys.readouterr().out == ""
 
 
 def test_without_room_on_the_disk_the_small_model_is_refused_and_nothing_is_left(
@@ -615,7 +616,7 @@ def test_without_room_on_the_disk_the_small_model_is_refused_and_nothing_is_left
 ):
     usage = shutil.disk_usage("/")._replace(free=2**29)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert "0.5 GiB are free" in refusal(models.embedded_folder)
+    assert "0.5 GiB are free" in refusal(small_model.embedded_folder)
     assert list(workspace.iterdir()) == []
 
 
@@ -652,7 +653,7 @@ def test_damage_to_any_of_the_small_model_s_files_is_noticed(
         (folder / name).write_bytes(damage(content))
     before = unchanged(folder)
     # Noticed, but nothing can be made without a network: what is there stays as it is.
-    assert presets.EMBEDDED_PACKAGE in refusal(models.embedded_folder)
+    assert presets.EMBEDDED_PACKAGE in refusal(small_model.embedded_folder)
     assert "damaged" in capsys.readouterr().out
     assert unchanged(folder) == before
     assert list(folder.parent.iterdir()) == [folder]
@@ -663,7 +664,7 @@ def test_a_disk_that_fills_while_the_small_model_is_written_leaves_no_half_of_it
     # The download fits below this, and the weights (269 MB) do not.
     folder = workspace / "models" / presets.EMBEDDED
     with files_limited_to(150_000_000):
-        message = refusal(models.embedded_folder)
+        message = refusal(small_model.embedded_folder)
     assert str(folder) in message and "disk" in message
     assert list(folder.parent.iterdir()) == []
 
@@ -671,7 +672,7 @@ def test_a_disk_that_fills_while_the_small_model_is_written_leaves_no_half_of_it
 @pytest.mark.slow
 def test_a_disk_that_is_full_before_the_download_ends_is_told_of(workspace):
     with files_limited_to(10_000_000):
-        message = refusal(models.embedded_folder)
+        message = refusal(small_model.embedded_folder)
     assert presets.EMBEDDED_PACKAGE in message and os.strerror(errno.EFBIG) in message
     assert [path for path in workspace.rglob("*") if path.name != "models"] == []
 
@@ -680,13 +681,13 @@ def test_a_workspace_that_cannot_hold_the_small_model_is_named(workspace):
     """Something that is no folder lies where the models go."""
     workspace.mkdir()
     (workspace / "models").write_text("")
-    assert str(workspace / "models") in refusal(models.embedded_folder)
+    assert str(workspace / "models") in refusal(small_model.embedded_folder)
 
 
 def test_without_a_network_the_small_model_is_refused_and_nothing_half_made_is_left(
     workspace, no_network
 ):
-    message = refusal(models.embedded_folder)
+    message = refusal(small_model.embedded_folder)
     assert presets.EMBEDDED_PACKAGE in message
     assert "network" in message and "COURSE_MODEL" in message
     assert [path for path in workspace.rglob("*") if path.name != "models"] == []

@@ -11,7 +11,7 @@ import torch
 from full_disk import files_limited_to
 from transformers import TrainerCallback
 
-from helpers import runs, training
+from helpers import adapting, runs, training
 from helpers.errors import CourseError
 from helpers.progress import Clock, LivePlot, Stop
 
@@ -107,11 +107,11 @@ def test_broken_off_before_the_first_checkpoint_it_says_how_to_begin_anew(
     model, tokenizer, trainer = tiny_run.build(rows)
     trainer.add_callback(PressStop(step, times=2))
     said = stopped(trainer, rows)
-    assert "no checkpoint was saved yet" in said and "training.add_adapter" in said
+    assert "no checkpoint was saved yet" in said and "adapting.add_adapter" in said
     if step:
         # The adapter in memory is half-trained: going on from it would be another run.
         assert "has been trained already" in stopped(trainer, rows)
-        model = training.add_adapter(model, tiny_run.CHOICE)
+        model = adapting.add_adapter(model, tiny_run.CHOICE)
         folder = runs.folder_for(tiny_run.CHOICE, rows)
         trainer = training.build_trainer(model, tokenizer, rows, tiny_run.CHOICE, folder)
     run = training.train(trainer, tiny_run.CHOICE, rows)

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import assistant, conversation, dataset, refusal, user
 
-from helpers import data, models, tokens  # isort: skip  (Unsloth before transformers)
+from helpers import adapting, data, models, tokens  # isort: skip  (Unsloth before transformers)
 
 import llama_tokenizer
 import tiny_run
 import torch
 from transformers import AutoTokenizer
 
-from helpers import evaluation, training
+from helpers import embedded, evaluation, training
 from helpers.shapes import Unusable
 
 INPUTS = Path(__file__).parent / "inputs"
@@ -24,7 +24,7 @@ quick = settings(max_examples=60)
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    small = AutoTokenizer.from_pretrained(models.embedded_folder())
+    small = AutoTokenizer.from_pretrained(embedded.embedded_folder())
     return {"llama": llama_tokenizer.build(), "smollm": small}
 
 
@@ -235,7 +235,7 @@ def trainer_rows(use_tiny_llama, workspace, tmp_path):
     marked = data.load_conversations(ANSWERS).select(range(2)).to_list()
     conversations = data.as_dataset([*marked, *tiny_run.conversations(4).to_list()])
     model, tokenizer = models.load(max_seq_length=512)
-    model = training.add_adapter(model, tiny_run.CHOICE)
+    model = adapting.add_adapter(model, tiny_run.CHOICE)
     rows = data.to_prompt_completion(conversations)
     config = training.build_config(tiny_run.CHOICE, len(rows), 2, tmp_path / "run")
     trainer = training.SFTTrainer(

@@ -10,7 +10,7 @@ import tiny_run
 import torch
 from unsloth import is_bfloat16_supported
 
-from helpers import data, evaluation, lora, models, runs, selection, training
+from helpers import adapter, adapting, data, evaluation, lora, models, runs, selection, training
 from helpers import workspace as places
 from helpers.choice import Choice, save_choice
 from helpers.errors import CourseError
@@ -91,7 +91,7 @@ def test_the_adapter_is_in_float32_in_training_and_on_disk(trained):
 
 def test_training_moves_every_adapter_and_only_adapters(trained, tiny_llama):
     fresh, _ = models.load(tiny_llama, max_seq_length=512)
-    fresh = training.add_adapter(fresh, tiny_run.CHOICE)
+    fresh = adapting.add_adapter(fresh, tiny_run.CHOICE)
     after = dict(trained.model.named_parameters())
     for name, before in fresh.named_parameters():
         same = torch.equal(before.data, after[name].data)
@@ -150,10 +150,10 @@ def test_the_defaults_are_the_homework_s(workspace, monkeypatch):
 
 def test_a_small_preset_trains_with_its_own_learning_rate_unless_one_is_chosen(monkeypatch):
     monkeypatch.setenv("COURSE_MODEL", "smollm2-135m")
-    assert training.learning_rate(Choice()) == 2e-3
-    assert training.learning_rate(Choice(learning_rate=5e-5)) == 5e-5
+    assert models.learning_rate(Choice()) == 2e-3
+    assert models.learning_rate(Choice(learning_rate=5e-5)) == 5e-5
     monkeypatch.setenv("COURSE_MODEL", "somebody/a-model-without-preset")
-    assert training.learning_rate(Choice()) == 2e-4
+    assert models.learning_rate(Choice()) == 2e-4
 
 
 def test_the_trainer_gets_the_choice(workspace):
@@ -165,7 +165,7 @@ def test_the_trainer_gets_the_choice(workspace):
     assert (config.r, config.lora_alpha, config.use_rslora) == (3, 6, True)
     assert set(config.target_modules) == {"q_proj", "up_proj"}
     expected = lora.adapter_parameters(model.config, 3, ("q_proj", "up_proj"))
-    assert lora.count_parameters(trainer.model).trainable == expected
+    assert adapter.count_parameters(trainer.model).trainable == expected
     args = trainer.args
     assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 4
     assert (args.num_train_epochs, args.learning_rate) == (3, 0.01)
@@ -341,7 +341,7 @@ def test_the_record_says_what_was_trained_with_what(trained, tiny_llama):
     assert Choice(**record["choice"]) == tiny_run.CHOICE
     assert record["ids"] == list(tiny_run.conversations()["id"])
     assert record["status"] == "finished" and record["minutes"] >= 0
-    assert record["trainable_parameters"] == lora.count_parameters(trained.model).trainable
+    assert record["trainable_parameters"] == adapter.count_parameters(trained.model).trainable
     assert record["versions"]["torch"] == torch.__version__
 
 

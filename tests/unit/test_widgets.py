@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers import lab, lora, memory, plots, presets
+from helpers import lora, memory, plan, plots, presets
 from helpers.choice import Choice, load_choice
 from helpers.errors import CourseError
 from helpers.widgets import EPOCHS, MODULES, RANKS, AlphaDial, Knob, LoraSliders
@@ -142,7 +142,9 @@ def test_the_code_is_shown_as_it_would_run():
     sliders = LoraSliders()
     sliders.r.value = 64
     assert "r=64,  # the homework: 16" in sliders.code()
-    assert sliders.code() == f"{lab.peft_code(sliders.choice)}\n\n{lab.training_code(sliders.plan)}"
+    assert (
+        sliders.code() == f"{plan.peft_code(sliders.choice)}\n\n{plan.training_code(sliders.plan)}"
+    )
     assert "r=64,  # the homework: 16" in sliders.readout.value
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from helpers import data, models, runs, selection, training
+from helpers import adapting, data, models, runs, selection, training
 from helpers.choice import Choice
 
 CHOICE = Choice(
@@ -36,7 +36,7 @@ def build(rows=None, choice: Choice = CHOICE, folder: Path | None = None, templa
     """Model, tokenizer and trainer, ready to train."""
     rows = conversations() if rows is None else rows
     model, tokenizer = models.load(max_seq_length=choice.max_length, template=template)
-    model = training.add_adapter(model, choice)
+    model = adapting.add_adapter(model, choice)
     folder = folder or runs.folder_for(choice, rows)
     return model, tokenizer, training.build_trainer(model, tokenizer, rows, choice, folder)
 

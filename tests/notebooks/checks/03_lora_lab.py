@@ -7,7 +7,7 @@ def full_fine_tuning():
 
 
 def load_small_model():
-    assert lora.count_parameters(base).total == lora.base_parameters(presets.EMBEDDED)
+    assert adapter.count_parameters(base).total == lora.base_parameters(presets.EMBEDDED)
     assert not any("lora_" in name for name, _ in base.named_parameters())
 
 
@@ -19,7 +19,7 @@ def add_the_adapter():
     settings = model.peft_config["default"]
     assert (settings.r, settings.lora_alpha) == (r, alpha)
     assert set(settings.target_modules) == set(presets.PROJECTIONS)
-    assert lora.count_parameters(model).trainable == lora.adapter_parameters(presets.EMBEDDED, r)
+    assert adapter.count_parameters(model).trainable == lora.adapter_parameters(presets.EMBEDDED, r)
     starts = {m: [p for n, p in model.named_parameters() if m in n] for m in ("lora_A", "lora_B")}
     assert all(one.any() for one in starts["lora_A"])
     assert not any(one.any() for one in starts["lora_B"])
@@ -30,7 +30,7 @@ def trained_parameters():
 
 
 def ours_and_peft():
-    assert same(lora.delta_weight(adapted).cpu(), change)
+    assert same(adapter.delta_weight(adapted).cpu(), change)
     assert same(output, merged, rounding=0.01)
     assert torch.allclose(write_up.T, change, atol=1e-5)
 
@@ -102,6 +102,8 @@ def your_sliders():
 
 
 def use_this():
+    from helpers.choice import saved_choice
+
     kept = saved_choice()
     assert (kept.r, kept.lora_alpha) == (sliders.r.value, sliders.alpha.value)
 

@@ -3,6 +3,8 @@
 
 def choice_and_selection():
     _unsloth_first()
+    from helpers.choice import saved_choice
+
     kept = saved_choice() or Choice()
     assert choice.num_train_epochs == min(kept.num_train_epochs, presets.size().max_epochs)
     assert choice.to_dict() | {"num_train_epochs": kept.num_train_epochs} == kept.to_dict()
@@ -43,7 +45,7 @@ def every_setting():
     at_once, times = config.per_device_train_batch_size, config.gradient_accumulation_steps
     assert (at_once, at_once * times) == (rows_at_once, choice.rows_per_update)
     assert config.output_dir == str(folder) and config.num_train_epochs == choice.num_train_epochs
-    assert config.learning_rate == training.learning_rate(choice, model)
+    assert config.learning_rate == models.learning_rate(choice, model)
     assert (config.warmup_steps, config.seed) == (warmup, presets.SEED)
     assert not (config.fp16 and config.bf16)
 
@@ -96,7 +98,7 @@ def loss_falls():
 
 
 def predicted_memory():
-    assert plan.total > plan.weights > 0
+    assert predicted.total > predicted.weights > 0
 
 
 def minutes():

@@ -68,7 +68,7 @@ def alpha_dial():
     assert len(answers) == len(losses) and losses[dial.slider.index][0] == 1
     assert f"held-out loss {losses[3][1]:.2f}" in dial.text()
     # The model holds the louder adapter.
-    assert abs(lora.layers(model)[name].scaling["default"] - 4 * scale) < 1e-6 * scale
+    assert abs(adapter.layers(model)[name].scaling["default"] - 4 * scale) < 1e-6 * scale
     assert trained_louder > 0
 
 
@@ -115,7 +115,7 @@ def change_beside_weight():
     assert set(changes) == set(yours)
     assert 0 <= changes[smallest] <= changes[largest] == max(changes.values())
     assert changes[largest] > 0
-    assert _same(_map(_figure().axes[0]), lens.grid(changes))
+    assert _same(_map(_figure().axes[0]), adapter.grid(changes))
 
 
 def merge_by_hand():

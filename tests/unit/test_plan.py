@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import lab, lora, memory, presets
+from helpers import lora, memory, plan, presets
 from helpers.choice import Choice
 from helpers.errors import CourseError
 from helpers.presets import MODELS, PROJECTIONS, T4_MEMORY_GIB
@@ -41,7 +41,7 @@ models = st.sampled_from(sorted(MODELS))
 @quick
 @given(choices(), models)
 def test_a_plan_holds_what_the_courses_arithmetic_says(choice, model):
-    p = lab.plan(choice, model)
+    p = plan.of(choice, model)
     assert p.trained == lora.adapter_parameters(model, choice.r, choice.target_modules)
     assert p.total == p.trained + lora.base_parameters(model)
     assert p.scale == lora.scaling(choice.r, choice.lora_alpha, choice.use_rslora)
@@ -55,14 +55,14 @@ def test_a_plan_holds_what_the_courses_arithmetic_says(choice, model):
 @quick
 @given(choices(), models)
 def test_the_smallest_change_is_one_change_and_makes_it_fit(choice, model):
-    p = lab.plan(choice, model)
-    found = lab.smallest_change(p)
+    p = plan.of(choice, model)
+    found = plan.smallest_change(p)
     if p.fits:
         assert found is None
         return
     if found is None:
         least = replace(choice, per_device_train_batch_size=1)
-        assert not lab.plan(least, model).fits
+        assert not plan.of(least, model).fits
         return
     words, smaller = found
     assert smaller.fits and words
@@ -78,7 +78,7 @@ def test_the_smallest_change_is_one_change_and_makes_it_fit(choice, model):
 
 def test_fewer_rows_at_once_are_proposed_first_then_shorter_rows_then_a_lower_rank():
     def proposed(**change):
-        return lab.smallest_change(lab.plan(Choice(**change)))[0]
+        return plan.smallest_change(plan.of(Choice(**change)))[0]
 
     assert (
         proposed(r=256, per_device_train_batch_size=8, max_length=4096)
@@ -91,19 +91,19 @@ def test_fewer_rows_at_once_are_proposed_first_then_shorter_rows_then_a_lower_ra
 
 
 def test_the_homework_is_written_without_a_mark_but_for_its_small_micro_batch():
-    p = lab.plan(Choice())
-    assert "#" not in lab.peft_code(Choice())
-    marked = [line for line in lab.training_code(p).splitlines() if "#" in line]
+    p = plan.of(Choice())
+    assert "#" not in plan.peft_code(Choice())
+    marked = [line for line in plan.training_code(p).splitlines() if "#" in line]
     assert all("train_batch_size" in line or "accumulation" in line for line in marked)
-    same = lab.training_code(lab.plan(Choice(per_device_train_batch_size=2)))
+    same = plan.training_code(plan.of(Choice(per_device_train_batch_size=2)))
     assert "#" not in same
 
 
 @quick
 @given(choices())
 def test_the_code_is_python_and_says_what_was_chosen(choice):
-    p = lab.plan(choice)
-    for text in (lab.peft_code(choice), lab.training_code(p)):
+    p = plan.of(choice)
+    for text in (plan.peft_code(choice), plan.training_code(p)):
         (statement,) = ast.parse(text).body
         given_ = {k.arg: ast.literal_eval(k.value) for k in statement.value.keywords}
         for name in ("r", "lora_alpha", "lora_dropout", "use_rslora"):
@@ -114,7 +114,7 @@ def test_the_code_is_python_and_says_what_was_chosen(choice):
             line.split("=")[0].strip() for line in text.splitlines() if "# the homework" in line
         }
         assert marks == {
-            name for name in given_ if given_[name] != lab.HOMEWORK.get(name, given_[name])
+            name for name in given_ if given_[name] != plan.HOMEWORK.get(name, given_[name])
         }
 
 
@@ -138,7 +138,7 @@ def test_the_code_is_python_and_says_what_was_chosen(choice):
     ids=str,
 )
 def test_a_choice_that_nothing_is_known_against_is_not_warned_of(usual):
-    assert lab.warnings_for(Choice(**usual)) == []
+    assert plan.warnings_for(Choice(**usual)) == []
 
 
 @pytest.mark.parametrize(
@@ -160,23 +160,23 @@ def test_a_choice_that_nothing_is_known_against_is_not_warned_of(usual):
     ids=str,
 )
 def test_what_does_harm_is_warned_of_with_the_reason(harm, said):
-    assert any(said in warning for warning in lab.warnings_for(Choice(**harm)))
+    assert any(said in warning for warning in plan.warnings_for(Choice(**harm)))
 
 
 def test_the_number_of_rows_and_the_model_are_those_that_are_trained():
     few = Choice(rows_per_update=32)
-    assert lab.warnings_for(few) == []
-    assert "24 rows" in lab.warnings_for(few, rows=24)[0]
+    assert plan.warnings_for(few) == []
+    assert "24 rows" in plan.warnings_for(few, rows=24)[0]
     long = Choice(max_length=8192)
-    assert any("positions" in warning for warning in lab.warnings_for(long))
-    assert not any("positions" in warning for warning in lab.warnings_for(long, "smollm2-135m"))
+    assert any("positions" in warning for warning in plan.warnings_for(long))
+    assert not any("positions" in warning for warning in plan.warnings_for(long, "smollm2-135m"))
 
 
 def test_two_choices_with_the_same_update_are_warned_of_alike():
     # Rank-stabilised LoRA with alpha is LoRA with alpha · √r.
     for alpha in (1e-5, 1, 256, 1e5):
-        stabilised = lab.warnings_for(Choice(lora_alpha=alpha, use_rslora=True))
-        plain = lab.warnings_for(Choice(lora_alpha=4 * alpha))
+        stabilised = plan.warnings_for(Choice(lora_alpha=alpha, use_rslora=True))
+        plain = plan.warnings_for(Choice(lora_alpha=4 * alpha))
         assert [text.split(" = ")[1:] for text in stabilised] == [
             text.split(" = ")[1:] for text in plain
         ]
@@ -186,22 +186,22 @@ def test_every_figure_of_the_warnings_can_be_measured_again(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
     import extremes
 
-    for name, (small, large) in lab.EXTREMES.items():
+    for name, (small, large) in plan.EXTREMES.items():
         assert all({name: value} in extremes.EXTREMES for value in small | large)
 
 
 @quick
 @given(choices(), models)
 def test_a_plan_that_does_not_fit_is_warned_of_first_and_only_that(choice, model):
-    p = lab.plan(choice, model)
-    warnings = lab.warnings_for(choice, model)
+    p = plan.of(choice, model)
+    warnings = plan.warnings_for(choice, model)
     assert p.fits == (not warnings or f"a T4 has {T4_MEMORY_GIB}" not in warnings[0])
     # The readout says it in the line about memory.
-    assert f"a T4 has {T4_MEMORY_GIB}" not in lab.describe(p)
+    assert f"a T4 has {T4_MEMORY_GIB}" not in plan.describe(p)
 
 
 def test_a_batch_of_a_billion_rows_is_worked_out_at_once():
-    p = lab.plan(Choice(rows_per_update=10**9 + 7))
+    p = plan.of(Choice(rows_per_update=10**9 + 7))
     assert p.rows_at_once == 1 and p.steps == 2
 
 
@@ -209,13 +209,13 @@ def test_a_config_that_is_no_llama_and_an_unknown_preset_are_named():
     from transformers import GPT2Config
 
     with pytest.raises(CourseError, match="config has no"):
-        lab.plan(Choice(), GPT2Config())
+        plan.of(Choice(), GPT2Config())
     with pytest.raises(CourseError, match="gpt-5"):
-        lab.plan(Choice(), "gpt-5")
+        plan.of(Choice(), "gpt-5")
 
 
 def test_the_plan_of_the_small_model_is_its_own():
-    p = lab.plan(Choice(), "smollm2-135m")
+    p = plan.of(Choice(), "smollm2-135m")
     assert p.trained == lora.adapter_parameters("smollm2-135m", 16) and p.fits
     assert p.config.vocab_size == presets.MODELS["smollm2-135m"].shape["vocab_size"]
 
@@ -223,4 +223,4 @@ def test_the_plan_of_the_small_model_is_its_own():
 def test_the_printed_learning_rate_is_that_of_the_planned_model():
     for name, preset in presets.MODELS.items():
         rate = f"learning_rate={preset.learning_rate!r}"
-        assert rate in lab.training_code(lab.plan(Choice(), name))
+        assert rate in plan.training_code(plan.of(Choice(), name))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import lora
+from helpers import adapter
 from helpers.errors import CourseError
 from helpers.presets import PROJECTIONS
 
@@ -18,33 +18,33 @@ def layer_factors(draw):
     a, b = torch.randn(r, n_in), torch.randn(n_out, r)
     if draw(st.booleans()):
         a[-1] = a[0]
-    return lora.Factors(a, b, draw(st.floats(0.01, 8)))
+    return adapter.Factors(a, b, draw(st.floats(0.01, 8)))
 
 
-def change(f: lora.Factors) -> torch.Tensor:
+def change(f: adapter.Factors) -> torch.Tensor:
     return f.scale * f.b @ f.a
 
 
 @given(layer_factors())
 def test_the_spectrum_is_that_of_the_whole_matrix(f):
     whole = torch.linalg.svdvals(change(f).double())
-    found = lora.spectrum(f)
+    found = adapter.spectrum(f)
     assert torch.allclose(found.double(), whole[: len(found)], atol=1e-4 * whole[0].item() + 1e-6)
     assert whole[len(found) :].sum() < 1e-4 * whole[0] + 1e-6
 
 
 @given(layer_factors(), st.integers(1, 14))
 def test_truncation_loses_exactly_the_singular_values_that_it_drops(f, rank):
-    cut = lora.truncate(f, rank)
+    cut = adapter.truncate(f, rank)
     assert cut.a.shape[0] == cut.b.shape[1] == min(rank, *f.a.shape, f.b.shape[0])
     lost = (change(cut) - change(f)).norm()
-    dropped = lora.spectrum(f)[rank:].square().sum().sqrt()
+    dropped = adapter.spectrum(f)[rank:].square().sum().sqrt()
     assert lost.item() == pytest.approx(dropped.item(), abs=2e-5 * (1 + change(f).norm().item()))
 
 
 @given(layer_factors())
 def test_at_full_rank_truncation_changes_nothing(f):
-    whole = lora.truncate(f, f.a.shape[0])
+    whole = adapter.truncate(f, f.a.shape[0])
     assert torch.allclose(change(whole), change(f), atol=1e-5 * (1 + change(f).norm().item()))
 
 
@@ -52,7 +52,7 @@ def test_at_full_rank_truncation_changes_nothing(f):
 def test_directions_for_a_share_are_the_fewest_that_reach_it(values, share):
     values = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
     energy = values.square()
-    count = lora.directions_for(values, share)
+    count = adapter.directions_for(values, share)
     if energy.sum() == 0:
         assert count == 0
         return
@@ -71,9 +71,9 @@ def adapted():
         vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2,
     )  # fmt: skip
-    adapter = LoraConfig(r=4, lora_alpha=6, target_modules=list(PROJECTIONS))
-    model = get_peft_model(LlamaForCausalLM(config), adapter)
-    lora.redraw(model, 1, 1)
+    settings_ = LoraConfig(r=4, lora_alpha=6, target_modules=list(PROJECTIONS))
+    model = get_peft_model(LlamaForCausalLM(config), settings_)
+    adapter.redraw(model, 1, 1)
     model.eval()
     return model, torch.arange(12).reshape(2, 6)
 
@@ -85,40 +85,42 @@ def logits(model, ids) -> torch.Tensor:
 
 def test_factors_name_every_layer_and_put_back_what_they_copied(adapted):
     model, ids = adapted
-    kept, before = lora.factors(model), logits(model, ids)
+    kept, before = adapter.factors(model), logits(model, ids)
     assert len(kept) == 2 * len(PROJECTIONS) and "model.layers.0.mlp.up_proj" in kept
-    for name, layer in lora.layers(model).items():
-        assert torch.allclose(lora.delta_weight(layer), change(kept[name]), atol=1e-6)
-    lora.redraw(model, 1, 1)
-    lora.rescale(model, 3)
+    for name, layer in adapter.layers(model).items():
+        assert torch.allclose(adapter.delta_weight(layer), change(kept[name]), atol=1e-6)
+    adapter.redraw(model, 1, 1)
+    adapter.rescale(model, 3)
     assert not torch.allclose(logits(model, ids), before, atol=1e-3)
-    lora.put_factors(model, kept)
+    adapter.put_factors(model, kept)
     assert torch.equal(logits(model, ids), before)
 
 
 def test_truncated_to_its_full_rank_an_adapter_gives_the_same_logits(adapted):
     model, ids = adapted
     before = logits(model, ids)
-    lora.put_factors(model, {name: lora.truncate(f, 4) for name, f in lora.factors(model).items()})
+    adapter.put_factors(
+        model, {name: adapter.truncate(f, 4) for name, f in adapter.factors(model).items()}
+    )
     assert torch.allclose(logits(model, ids), before, atol=1e-5)
 
 
 def test_a_lower_rank_in_a_larger_adapter_is_that_rank(adapted):
     model, _ = adapted
-    cut = {name: lora.truncate(f, 1) for name, f in lora.factors(model).items()}
-    lora.put_factors(model, cut)
-    for name, f in lora.factors(model).items():
+    cut = {name: adapter.truncate(f, 1) for name, f in adapter.factors(model).items()}
+    adapter.put_factors(model, cut)
+    for name, f in adapter.factors(model).items():
         assert torch.allclose(change(f), change(cut[name]), atol=1e-6)
-        assert lora.directions_for(lora.spectrum(f), 1.0) == 1
+        assert adapter.directions_for(adapter.spectrum(f), 1.0) == 1
 
 
 def test_the_dial_is_linear_and_ends_at_the_base_model(adapted):
     model, ids = adapted
     before = logits(model, ids)
-    lora.rescale(model, 2.5)
-    lora.rescale(model, 1 / 2.5)
+    adapter.rescale(model, 2.5)
+    adapter.rescale(model, 1 / 2.5)
     assert torch.allclose(logits(model, ids), before, atol=1e-5)
-    lora.rescale(model, 0)
+    adapter.rescale(model, 0)
     with model.disable_adapter():
         base = logits(model, ids)
     assert torch.equal(logits(model, ids), base)
@@ -127,10 +129,10 @@ def test_the_dial_is_linear_and_ends_at_the_base_model(adapted):
 def test_a_model_without_an_adapter_and_a_rank_that_does_not_fit_are_named(adapted):
     model, _ = adapted
     with pytest.raises(CourseError, match="no LoRA adapter named 'default'"):
-        lora.factors(model.get_base_model().__class__(model.config))
+        adapter.factors(model.get_base_model().__class__(model.config))
     with pytest.raises(CourseError, match="rank = 0"):
-        lora.truncate(next(iter(lora.factors(model).values())), 0)
-    wide = {n: lora.Factors(torch.ones(9, f.a.shape[1]), torch.ones(f.b.shape[0], 9), 1.0)
-            for n, f in lora.factors(model).items()}  # fmt: skip
+        adapter.truncate(next(iter(adapter.factors(model).values())), 0)
+    wide = {n: adapter.Factors(torch.ones(9, f.a.shape[1]), torch.ones(f.b.shape[0], 9), 1.0)
+            for n, f in adapter.factors(model).items()}  # fmt: skip
     with pytest.raises(CourseError, match="rank 9 does not fit into one of rank 4"):
-        lora.put_factors(model, wide)
+        adapter.put_factors(model, wide)

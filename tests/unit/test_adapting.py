@@ -10,7 +10,7 @@ import tiny_run
 import torch
 from safetensors.torch import save_file
 
-from helpers import adapters, asked, evaluation, lora, models, runs, training
+from helpers import adapter, adapting, asked, evaluation, lora, models, runs, training
 from helpers.errors import CourseError
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
@@ -49,7 +49,7 @@ def fresh(tiny_llama, rows, tmp_path_factory):
         found = {}
         for name, choice in OTHERS.items():
             model, tokenizer = models.load(max_seq_length=512)
-            model = training.add_adapter(model, choice)
+            model = adapting.add_adapter(model, choice)
             found[name] = start_and_losses(model, tokenizer, choice, rows)
         return found
 
@@ -59,12 +59,12 @@ def test_another_choice_in_the_same_session_trains_bit_for_bit_as_after_a_reload
     workspace, rows, fresh
 ):
     model, tokenizer = models.load(max_seq_length=512)
-    model = training.add_adapter(model, FIRST)
+    model = adapting.add_adapter(model, FIRST)
     start_and_losses(model, tokenizer, FIRST, rows)
     for name, choice in OTHERS.items():
         evaluation.generate(model, tokenizer, ["Why?"], max_new_tokens=2)
-        model = training.add_adapter(model, choice)
-        assert adapters.differences(adapters.settings_of(model), choice) == []
+        model = adapting.add_adapter(model, choice)
+        assert adapting.differences(adapting.settings_of(model), choice) == []
         before, losses = start_and_losses(model, tokenizer, choice, rows)
         wanted, expected = fresh[name]
         assert before.keys() == wanted.keys(), name
@@ -75,35 +75,35 @@ def test_another_choice_in_the_same_session_trains_bit_for_bit_as_after_a_reload
 def test_the_model_under_an_old_adapter_is_the_one_that_was_loaded(workspace, tiny_llama, rows):
     model, tokenizer = models.load(max_seq_length=512)
     loaded, _ = evaluation.answer_losses(model, tokenizer, rows)
-    model = training.add_adapter(model, FIRST)
+    model = adapting.add_adapter(model, FIRST)
     start_and_losses(model, tokenizer, FIRST, rows)
     assert evaluation.answer_losses(model, tokenizer, rows)[0] != loaded
-    model = training.add_adapter(model, replace(FIRST, r=2))
-    assert lora.count_parameters(model).trainable == lora.adapter_parameters(model.config, 2)
+    model = adapting.add_adapter(model, replace(FIRST, r=2))
+    assert adapter.count_parameters(model).trainable == lora.adapter_parameters(model.config, 2)
     # B is zero: the new adapter changes nothing yet.
     assert evaluation.answer_losses(model, tokenizer, rows)[0] == pytest.approx(loaded, abs=1e-6)
 
 
 def test_an_adapter_from_a_folder_is_replaced_too(trained):
     model, _ = models.load(trained.run.folder, max_seq_length=512)
-    assert adapters.is_trained(model) and adapters.holds(model, trained.run.folder)
-    model = training.add_adapter(model, FIRST)
-    assert not adapters.is_trained(model) and not adapters.holds(model, trained.run.folder)
+    assert adapting.is_trained(model) and adapting.holds(model, trained.run.folder)
+    model = adapting.add_adapter(model, FIRST)
+    assert not adapting.is_trained(model) and not adapting.holds(model, trained.run.folder)
 
 
 def test_an_adapter_that_cannot_fit_is_refused_before_anything_is_made(workspace):
     model, _ = models.load(max_seq_length=512)
     with pytest.raises(CourseError, match="An adapter with r = 1000000000 takes") as caught:
-        training.add_adapter(model, replace(FIRST, r=10**9))
+        adapting.add_adapter(model, replace(FIRST, r=10**9))
     assert "Choose a smaller r" in str(caught.value)
-    assert training.add_adapter(model, FIRST).peft_config["default"].r == FIRST.r
+    assert adapting.add_adapter(model, FIRST).peft_config["default"].r == FIRST.r
 
 
 def test_the_base_of_a_model_with_an_adapter_gets_no_second_one(tiny_llama):
     base, _ = models.load(max_seq_length=512)
-    training.add_adapter(base, FIRST)
+    adapting.add_adapter(base, FIRST)
     with pytest.raises(CourseError, match="cell that loads the model again"):
-        training.add_adapter(base, FIRST)
+        adapting.add_adapter(base, FIRST)
 
 
 # ------------------------------------------------------------- what is held and what is asked, compared
@@ -138,7 +138,7 @@ def test_a_choice_that_the_trainer_was_not_built_for_is_refused_by_name(built, r
     length = {} if torch.cuda.is_available() else {"max_length": 400}
     for name, value in (CHANGES | length).items():
         said = refusal(trainer, replace(FIRST, **{name: value}), rows)
-        assert name in said and "training.add_adapter" in said
+        assert name in said and "adapting.add_adapter" in said
     assert not list(workspace.rglob("run.json"))
 
 
@@ -164,9 +164,9 @@ def test_a_model_in_which_adding_an_adapter_was_broken_off_is_refused(workspace,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(LoraModel, "_create_and_replace", stop)
-        training.add_adapter(model, FIRST)
+        adapting.add_adapter(model, FIRST)
     with pytest.raises(CourseError, match="holds a part of one"):
-        training.add_adapter(model, FIRST)
+        adapting.add_adapter(model, FIRST)
 
 
 def test_a_trainer_that_would_train_the_base_model_too_is_refused(built, rows):
@@ -212,7 +212,7 @@ def test_other_rows_than_the_trainer_s_are_refused(built, rows):
 
 def test_a_trainer_whose_model_got_another_adapter_is_refused(built, rows):
     model, trainer = built
-    training.add_adapter(model, FIRST)
+    adapting.add_adapter(model, FIRST)
     assert "no adapter (any more)" in refusal(trainer, FIRST, rows)
 
 
@@ -223,7 +223,7 @@ def test_a_trainer_of_a_trained_adapter_starts_no_second_run(built, rows, worksp
     again = training.build_trainer(model, trainer.processing_class, rows, FIRST, folder)
     assert "has been trained already" in refusal(again, FIRST, rows)
     # Building a trainer rounds the numbers on a CPU; they are put back.
-    assert adapters.holds(model, run.folder) and not any(folder.iterdir())
+    assert adapting.holds(model, run.folder) and not any(folder.iterdir())
 
 
 def test_a_trainer_that_was_not_prepared_is_refused(built, rows):
@@ -306,13 +306,13 @@ def test_a_run_that_another_session_finished_is_not_trained_over(built, rows, wo
     _, _, other = tiny_run.build(rows, FIRST, folder=workspace / "runs" / "r16-alpha16")
     run = training.train(other, FIRST, rows)
     assert "is finished, and its adapter is not the one" in refusal(trainer, FIRST, rows)
-    assert adapters.holds(other.model, run.folder)
+    assert adapting.holds(other.model, run.folder)
 
 
 def test_answers_are_only_given_by_a_model_that_holds_the_run_s_adapter(trained, tiny_llama):
     asked.check_model(trained.model, trained.run)
     base, _ = models.load(tiny_llama, max_seq_length=512)
-    for model in (base, training.add_adapter(base, tiny_run.CHOICE)):
+    for model in (base, adapting.add_adapter(base, tiny_run.CHOICE)):
         with pytest.raises(CourseError, match=f"adapter of the run {trained.run.folder.name}"):
             asked.check_model(model, trained.run)
 
@@ -335,7 +335,7 @@ def test_an_adapter_that_lacks_a_matrix_or_whose_template_is_cut_is_not_loaded(t
 def test_a_diverged_run_is_its_model_s_and_is_not_measured(workspace, rows):
     choice = replace(FIRST, learning_rate=1e30)
     fitted = tiny_run.fit(rows, choice)
-    assert fitted.run.record["fault"] == adapters.DIVERGED
+    assert fitted.run.record["fault"] == adapting.DIVERGED
     asked.check_model(fitted.model, fitted.run)
     with pytest.raises(CourseError, match="training diverged") as caught:
         training.finished_run()
@@ -347,7 +347,7 @@ def test_record_and_adapter_config_of_every_run_agree(workspace, rows):
         run = tiny_run.fit(rows, choice).run
         saved = json.loads((run.folder / "adapter_config.json").read_text())
         recorded = run.record["choice"]
-        assert all(saved[name] == recorded[name] for name in adapters.SETTINGS)
+        assert all(saved[name] == recorded[name] for name in adapting.SETTINGS)
         assert set(saved["target_modules"]) == set(recorded["target_modules"])
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers import lens, lora, models
+from helpers import adapter, models
 from helpers.errors import CourseError
 from helpers.presets import PROJECTIONS
 
@@ -37,7 +37,7 @@ def edit(folder, **changes):
 
 
 def test_the_file_holds_what_the_loaded_model_holds(loaded, trained):
-    read, held = lens.read_factors(trained.run.folder), lora.factors(loaded)
+    read, held = adapter.read_factors(trained.run.folder), adapter.factors(loaded)
     assert read.keys() == held.keys()
     for name, one in read.items():
         assert one.scale == held[name].scale
@@ -45,10 +45,12 @@ def test_the_file_holds_what_the_loaded_model_holds(loaded, trained):
 
 
 def test_a_rank_stabilised_adapter_is_read_with_its_own_scale(copy):
-    plain = next(iter(lens.read_factors(copy).values())).scale
+    plain = next(iter(adapter.read_factors(copy).values())).scale
     edit(copy, use_rslora=True)
     r = json.loads((copy / CONFIG).read_text())["r"]
-    assert next(iter(lens.read_factors(copy).values())).scale == pytest.approx(plain * math.sqrt(r))
+    assert next(iter(adapter.read_factors(copy).values())).scale == pytest.approx(
+        plain * math.sqrt(r)
+    )
 
 
 def missing(folder):
@@ -95,42 +97,42 @@ def something_else(folder):
 def test_a_damaged_adapter_is_named_with_what_to_do(copy, spoil):
     spoil(copy)
     with pytest.raises(CourseError, match="could not be read") as error:
-        lens.read_factors(copy)
+        adapter.read_factors(copy)
     assert str(copy) in str(error.value) and "Train it again" in str(error.value)
 
 
 def test_an_adapter_of_another_base_model_is_refused_and_nothing_is_written(loaded):
-    held = lora.factors(loaded)
+    held = adapter.factors(loaded)
     first = next(iter(held))
     narrower = held | {first: held[first]._replace(a=held[first].a[:, :-1])}
     for other in (narrower, {name: f for name, f in held.items() if name != first}):
         with pytest.raises(CourseError, match="does not fit this model"):
-            lora.put_factors(loaded, other)
-    for name, f in lora.factors(loaded).items():
+            adapter.put_factors(loaded, other)
+    for name, f in adapter.factors(loaded).items():
         assert torch.equal(f.a, held[name].a) and torch.equal(f.b, held[name].b)
 
 
 def test_the_grid_has_a_row_for_each_projection_and_a_column_for_each_layer():
     values = {"model.layers.0.self_attn.q_proj": 1, "model.layers.2.mlp.down_proj": 2.5}
-    grid = lens.grid(values)
+    grid = adapter.grid(values)
     assert len(grid) == len(PROJECTIONS) and {len(row) for row in grid} == {3}
     assert grid[0][0] == 1 and grid[-1][2] == 2.5
     assert sum(math.isnan(value) for row in grid for value in row) == 3 * 7 - 2
 
 
 def test_changes_are_measured_beside_the_unpacked_weight(loaded):
-    found = lens.relative_changes(loaded)
-    for name, layer in lora.layers(loaded).items():
-        weight = lens.base_weight(layer)
+    found = adapter.relative_changes(loaded)
+    for name, layer in adapter.layers(loaded).items():
+        weight = adapter.base_weight(layer)
         assert weight.shape == (layer.out_features, layer.in_features)
-        expected = lora.delta_weight(layer).norm() / weight.norm()
+        expected = adapter.delta_weight(layer).norm() / weight.norm()
         assert found[name] == pytest.approx(expected.item(), rel=1e-5)
     assert max(found.values()) > 0
 
 
 def test_an_unpacked_weight_does_to_an_input_what_the_layer_does(loaded):
-    layer = next(iter(lora.layers(loaded).values()))
-    base, weight = layer.get_base_layer(), lens.base_weight(layer)
+    layer = next(iter(adapter.layers(loaded).values()))
+    base, weight = layer.get_base_layer(), adapter.base_weight(layer)
     x = torch.randn(3, weight.shape[1])
     with torch.no_grad():
         found = base(x.to(base.weight.quant_state.dtype)).float()
@@ -138,16 +140,16 @@ def test_an_unpacked_weight_does_to_an_input_what_the_layer_does(loaded):
 
 
 def stored(model):
-    return {name: lens.base_weight(layer) for name, layer in lora.layers(model).items()}
+    return {name: adapter.base_weight(layer) for name, layer in adapter.layers(model).items()}
 
 
 def test_merged_weights_are_the_rounded_sums_and_afterwards_the_old_ones(loaded):
     before = stored(loaded)
     sums = {
-        name: lens.rounded(layer, before[name] + lora.delta_weight(layer))
-        for name, layer in lora.layers(loaded).items()
+        name: adapter.rounded(layer, before[name] + adapter.delta_weight(layer))
+        for name, layer in adapter.layers(loaded).items()
     }
-    with lens.merged_in_4bit(loaded):
+    with adapter.merged_in_4bit(loaded):
         within = stored(loaded)
         assert all(torch.equal(within[name], sums[name]) for name in sums)
         assert any(not torch.equal(within[name], before[name]) for name in sums)
@@ -157,7 +159,7 @@ def test_merged_weights_are_the_rounded_sums_and_afterwards_the_old_ones(loaded)
 
 def test_an_error_within_the_block_also_leaves_the_old_weights(loaded):
     before = stored(loaded)
-    with pytest.raises(RuntimeError, match="stop"), lens.merged_in_4bit(loaded):
+    with pytest.raises(RuntimeError, match="stop"), adapter.merged_in_4bit(loaded):
         raise RuntimeError("stop")
     after = stored(loaded)
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -165,7 +167,7 @@ def test_an_error_within_the_block_also_leaves_the_old_weights(loaded):
 
 def test_peft_merges_to_nearly_the_same_weights(loaded, trained):
     base = stored(loaded)
-    with lens.merged_in_4bit(loaded):
+    with adapter.merged_in_4bit(loaded):
         ours = stored(loaded)
     other, _ = models.load(trained.run.folder)
     with warnings.catch_warnings():
@@ -182,7 +184,7 @@ def test_a_weight_in_16_bits_is_not_packed(tiny_llama):
 
     plain = AutoModelForCausalLM.from_pretrained(tiny_llama)
     model = get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj"]))
-    layer = next(iter(lora.layers(model).values()))
-    assert torch.equal(lens.base_weight(layer), layer.get_base_layer().weight.float())
-    with pytest.raises(CourseError, match="not stored in 4 bits"), lens.merged_in_4bit(model):
+    layer = next(iter(adapter.layers(model).values()))
+    assert torch.equal(adapter.base_weight(layer), layer.get_base_layer().weight.float())
+    with pytest.raises(CourseError, match="not stored in 4 bits"), adapter.merged_in_4bit(model):
         pass

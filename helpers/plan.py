@@ -1,4 +1,4 @@
-"""What a choice of r, alpha and the rest will cost, and how to write it down as code: the lab's readouts."""
+"""What a choice costs, in words, numbers and warnings; and the code that trains it."""
 
 import math
 from dataclasses import dataclass, replace
@@ -42,12 +42,12 @@ class Plan:
         return self.estimate.fits()
 
 
-def plan(
+def of(
     choice: Choice,
     config: "PretrainedConfig | str" = "llama-2-7b",
     rows: int = MAX_CONVERSATIONS,
 ) -> Plan:
-    """Work out a choice.
+    """The plan of a choice.
 
     Args:
         choice: what would be trained.
@@ -117,7 +117,7 @@ def smallest_change(too_large: Plan) -> tuple[str, Plan] | None:
         for power in range(math.ceil(math.log2(choice.r)) - 1, -1, -1)
     ]
     for words, change in tries:
-        smaller = plan(replace(choice, **change), too_large.config, too_large.rows)
+        smaller = of(replace(choice, **change), too_large.config, too_large.rows)
         if smaller.fits:
             return words.replace("1 rows", "1 row"), smaller
     return None
@@ -146,11 +146,11 @@ def warnings_for(
     config: "PretrainedConfig | str" = "llama-2-7b",
     rows: int = MAX_CONVERSATIONS,
 ) -> list[str]:
-    """What a student should know about a choice before training with it; arguments as those of `plan`.
+    """What a student should know about a choice before training with it; arguments as those of `of`.
 
     Each says what was measured, calculated or read, and where.
     """
-    worked_out = plan(choice, config, rows)
+    worked_out = of(choice, config, rows)
     too_much = [] if worked_out.fits else [too_large(worked_out)]
     return [*too_much, *_measured(choice), *_arithmetic(worked_out)]
 
@@ -255,32 +255,32 @@ def _call(name: str, positional: list[str], values: dict) -> str:
     return "\n".join([*lines, ")"])
 
 
-def describe(plan: Plan, tokens_per_minute: float | None = None) -> str:
+def describe(worked_out: Plan, tokens_per_minute: float | None = None) -> str:
     """A plan's readouts as text. Minutes come from a measured rate where there is one."""
-    c, e = plan.choice, plan.estimate
+    c, e = worked_out.choice, worked_out.estimate
     formula = "alpha / √r" if c.use_rslora else "alpha / r"
     verdict = "fits on a T4"
-    if not plan.fits:
-        change = smallest_change(plan)
+    if not worked_out.fits:
+        change = smallest_change(worked_out)
         verdict = "does not fit on a T4" + (f"; it would with {change[0]}" if change else "")
-    rows = "1 row" if plan.rows_at_once == 1 else f"{plan.rows_at_once} rows"
+    rows = "1 row" if worked_out.rows_at_once == 1 else f"{worked_out.rows_at_once} rows"
     derived = "" if c.per_device_train_batch_size else " (chosen for you)"
-    short, long = plan.minutes
+    short, long = worked_out.minutes
     time = f"{short:.0f} to {long:.0f} min on a T4, by arithmetic alone"
     if tokens_per_minute:
-        time = f"{plan.tokens / tokens_per_minute:.0f} min at the rate of your newest run"
+        time = f"{worked_out.tokens / tokens_per_minute:.0f} min at the rate of your newest run"
     lines = [
         f"r = {c.r}, lora_alpha = {c.lora_alpha:g}"
         + (f", lora_dropout = {c.lora_dropout:g}" if c.lora_dropout else ""),
-        f"trainable  {plan.trained:,} of {plan.total:,} = {plan.trained / plan.total:.2%}",
-        f"scale      {formula} = {plan.scale:g}",
-        f"file       {plan.file_mib:,.0f} MiB",
+        f"trainable  {worked_out.trained:,} of {worked_out.total:,} = {worked_out.trained / worked_out.total:.2%}",
+        f"scale      {formula} = {worked_out.scale:g}",
+        f"file       {worked_out.file_mib:,.0f} MiB",
         f"memory     {e.total:.2f} + {e.context:.2f} GiB: {verdict}",
         f"           {rows} of {c.max_length:,} tokens at once{derived}, {c.rows_per_update} rows an update",
         f"time       at most {time}",
-        f"           {plan.steps} updates, {plan.tokens:,} tokens if every row is full",
+        f"           {worked_out.steps} updates, {worked_out.tokens:,} tokens if every row is full",
     ]
-    warnings = [*_measured(c), *_arithmetic(plan)]
+    warnings = [*_measured(c), *_arithmetic(worked_out)]
     return "\n".join(lines + [f"note       {warning}" for warning in warnings])
 
 
@@ -301,5 +301,5 @@ def compare(a: Plan, b: Plan) -> str:
     return "\n".join(lines)
 
 
-def _pair(plan: Plan) -> str:
-    return f"{plan.choice.r}, {plan.choice.lora_alpha:g}"
+def _pair(one: Plan) -> str:
+    return f"{one.choice.r}, {one.choice.lora_alpha:g}"
