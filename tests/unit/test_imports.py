@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+import helpers
 from helpers.setup import environment
 
 KIT = Path(__file__).parents[2]
@@ -144,6 +146,26 @@ def test_every_helper_has_its_floor():
     assert names == set(HELPERS)
 
 
+def tables() -> list[dict[str, tuple[str, str]]]:
+    """The map of the helpers as the package has it and as CONTRIBUTING has it: what for, and which notebooks."""
+    inside = re.findall(r"(?m)^    (\S+) {2,}(\S.*?) {2,}(\S.*)$", helpers.__doc__)
+    text = (KIT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("`", "")
+    rows = re.findall(r"(?m)^\| (\S+)\.py \| (.*) \| (.*) \|$", text)
+    rows = [(name.replace("/", "."), *rest) for name, *rest in rows]
+    return [{name: (purpose, used) for name, purpose, used in found} for found in (inside, rows)]
+
+
+def test_the_map_names_every_helper_and_the_notebooks_that_import_it():
+    inside, outside = tables()
+    assert inside == outside and set(inside) == set(HELPERS)
+    notebooks = {name[:2]: source for name, source in notebook_code().items()}
+    for name, (_, used) in inside.items():
+        package, _, file = f"helpers.{name}".rpartition(".")
+        importing = rf"(?m)^ *from (helpers\.{name} import|{package} import .*\b{file}\b)"
+        found = [number for number, source in notebooks.items() if re.search(importing, source)]
+        assert used == ("all" if len(found) == len(notebooks) else " ".join(sorted(found)) or "–")
+
+
 @pytest.mark.parametrize("name", HELPERS)
 def test_a_helper_imports_only_helpers_below_it_and_the_packages_it_may(name):
     floor = list(HELPERS).index(name)
@@ -153,6 +175,7 @@ def test_a_helper_imports_only_helpers_below_it_and_the_packages_it_may(name):
     assert packages(set(found)) <= HELPERS[name]
 
 
+@cache
 def defined(name: str) -> set[str]:
     """What a helper defines itself, at module level."""
     found = set()
@@ -185,16 +208,23 @@ def borrowed(source: str) -> set[str]:
     return found
 
 
+@cache
+def notebook_code() -> dict[str, str]:
+    """The code of every notebook, without IPython's own lines, which are no Python."""
+    found = {}
+    for file in sorted((KIT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        found[file.name] = re.sub(r"(?m)^[%!].*$", "", code)
+    return found
+
+
+@cache
 def sources() -> dict[str, str]:
     """The code of every helper, tool and notebook."""
     files = [*(KIT / "helpers").rglob("*.py"), *(KIT / "tools").glob("*.py")]
-    found = {file.name: file.read_text(encoding="utf-8") for file in files}
-    for file in (KIT / "notebooks").glob("*.ipynb"):
-        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-        code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-        # IPython's own lines are no Python.
-        found[file.name] = re.sub(r"(?m)^[%!].*$", "", code)
-    return found
+    found = {str(file.relative_to(KIT)): file.read_text(encoding="utf-8") for file in files}
+    return found | notebook_code()
 
 
 @pytest.mark.parametrize("name", sources())
