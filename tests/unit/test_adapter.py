@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers import adapter, models
+from helpers import adapter, lora, models
 from helpers.errors import CourseError
 from helpers.presets import PROJECTIONS
 
@@ -188,3 +188,162 @@ def test_a_weight_in_16_bits_is_not_packed(tiny_llama):
     assert torch.equal(adapter.base_weight(layer), layer.get_base_layer().weight.float())
     with pytest.raises(CourseError, match="not stored in 4 bits"), adapter.merged_in_4bit(model):
         pass
+
+
+# ------------------------------------------------------------------------------------- counting
+def with_peft(model, **settings):
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+
+
+def numbers(model, trainable: bool) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
+def test_a_4_bit_model_counts_as_many_parameters_as_the_16_bit_one(tiny_llama):
+    packed, _ = models.load(tiny_llama, max_seq_length=64)
+    plain, _ = models.load(tiny_llama, max_seq_length=64, load_in_4bit=False)
+    assert adapter.count_parameters(packed).total == adapter.count_parameters(plain).total
+    assert adapter.count_parameters(plain).total == lora.base_parameters(plain.config)
+    # What makes the function necessary: two numbers share a byte.
+    assert numbers(packed, trainable=False) < numbers(plain, trainable=False)
+
+
+def test_trainable_parameters_of_a_4_bit_model_are_its_adapter_s(trained):
+    counts = adapter.count_parameters(trained.model)
+    config, r = trained.model.config, trained.run.record["choice"]["r"]
+    added = lora.adapter_parameters(config, r)
+    assert counts == (added, added + lora.base_parameters(config))
+    assert counts.share == added / counts.total
+
+
+# ----------------------------------------------------------------------------- the change of a layer
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_delta_weight_is_what_a_merge_adds_to_the_weight(tiny_llama, use_rslora):
+    from transformers import LlamaForCausalLM
+
+    plain = LlamaForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    # Without PEFT's start at zero, so that the update is not nothing.
+    model = with_peft(
+        plain, r=3, lora_alpha=5, use_rslora=use_rslora, init_lora_weights=False,
+        target_modules=["k_proj", "down_proj"],
+    )  # fmt: skip
+    block = model.base_model.model.model.layers[1]
+    for layer in (block.self_attn.k_proj, block.mlp.down_proj):
+        before = layer.get_base_layer().weight.detach().clone()
+        update = adapter.delta_weight(layer)
+        layer.merge()
+        torch.testing.assert_close(layer.get_base_layer().weight - before, update)
+        assert update.shape == before.shape and update.abs().max() > 0.01
+
+
+def test_delta_weight_of_a_new_adapter_is_zero(tiny_llama):
+    from transformers import LlamaForCausalLM
+
+    model = with_peft(LlamaForCausalLM.from_pretrained(tiny_llama), r=2, target_modules=["q_proj"])
+    assert not adapter.delta_weight(model.base_model.model.model.layers[0].self_attn.q_proj).any()
+
+
+# --------------------------------------------------------------------------------------- starting
+@pytest.fixture
+def adapted(tiny_llama):
+    """The tiny Llama with a new adapter, ready to learn."""
+    from transformers import LlamaForCausalLM
+
+    plain = LlamaForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    return with_peft(plain, r=4, target_modules=list(PROJECTIONS))
+
+
+def learn(model):
+    """Logits for a few tokens; the gradients are left in the model."""
+    tokens = torch.arange(5, 25)[None]
+    found = model(input_ids=tokens, labels=tokens)
+    found.loss.backward()
+    return found.logits.detach()
+
+
+def without_adapter(model):
+    with model.disable_adapter(), torch.no_grad():
+        return model(input_ids=torch.arange(5, 25)[None]).logits
+
+
+def matrices(model, name: str) -> list[torch.Tensor]:
+    return [p.detach() for n, p in model.named_parameters() if name in n]
+
+
+def test_redraw_draws_with_the_spread_that_was_asked_for_and_the_same_each_time(adapted):
+    base = [p.clone() for n, p in adapted.named_parameters() if "lora_" not in n]
+    adapter.redraw(adapted, a=1, b=0.5)
+    first = [p.clone() for p in matrices(adapted, "lora_")]
+    for name, spread in (("lora_A", 1), ("lora_B", 0.5)):
+        numbers_drawn = torch.cat(
+            [(m * m.shape[1] ** 0.5).flatten() for m in matrices(adapted, name)]
+        )
+        assert numbers_drawn.std().item() == pytest.approx(spread, rel=0.05)
+    adapter.redraw(adapted, a=1, b=0.5)
+    assert all(map(torch.equal, matrices(adapted, "lora_"), first))
+    assert all(
+        map(torch.equal, [p for n, p in adapted.named_parameters() if "lora_" not in n], base)
+    )
+
+
+def test_with_b_at_zero_the_model_starts_as_it_was_and_b_learns_first(adapted):
+    before = without_adapter(adapted)
+    adapter.redraw(adapted, a=1, b=0)
+    torch.testing.assert_close(learn(adapted), before)
+    in_a, in_b = adapter.largest_gradients(adapted)
+    assert in_a == 0 and in_b > 0
+
+
+def test_with_both_at_zero_nothing_ever_learns(adapted):
+    adapter.redraw(adapted, a=0, b=0)
+    learn(adapted)
+    assert adapter.largest_gradients(adapted) == (0, 0)
+
+
+def test_with_both_random_the_model_is_another_one_from_the_start(adapted):
+    before = without_adapter(adapted)
+    adapter.redraw(adapted, a=1, b=1)
+    assert (learn(adapted) - before).abs().max() > 0.1 * before.abs().max()
+    assert all(gradient > 0 for gradient in adapter.largest_gradients(adapted))
+
+
+def small_adapted(tiny_llama):
+    from transformers import LlamaForCausalLM
+
+    plain = LlamaForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    return with_peft(plain, r=4, target_modules=list(PROJECTIONS))
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 0), (0, 1), (0, 0), (2, 1)])
+def test_redraw_gives_all_a_and_all_b_the_spread_that_was_asked_for(tiny_llama, a, b):
+    model = small_adapted(tiny_llama)
+    adapter.redraw(model, a, b)
+    for matrix, spread in (("lora_A", a), ("lora_B", b)):
+        # In units of 1 / √columns, so that all matrices can be put together.
+        scaled = torch.cat(
+            [p.flatten() * p.shape[1] ** 0.5 for n, p in model.named_parameters() if matrix in n]
+        )
+        assert scaled.std().item() == pytest.approx(spread, rel=0.1)
+
+
+def test_redraw_draws_the_same_numbers_each_time(tiny_llama):
+    first, second = small_adapted(tiny_llama), small_adapted(tiny_llama)
+    for model in (first, second):
+        torch.rand(1)
+        adapter.redraw(model, 1, 1)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("start", "moves"), [((1, 0), (False, True)), ((0, 1), (True, False)), ((0, 0), (False, False))]
+)
+def test_largest_gradients_tell_which_of_a_and_b_can_move(tiny_llama, start, moves):
+    model = small_adapted(tiny_llama)
+    adapter.redraw(model, *start)
+    assert adapter.largest_gradients(model) == (0, 0)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert tuple(gradient > 0 for gradient in adapter.largest_gradients(model)) == moves

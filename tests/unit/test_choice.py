@@ -159,7 +159,7 @@ def test_a_switch_that_is_neither_true_nor_false_is_refused(value):
     assert f"use_rslora = {value!r} is neither True nor False" in refused(use_rslora=value)
 
 
-# --------------------------------------------------------------------------------------- micro-batch
+# --------------------------------------------------------------------------------------- rows at once
 @given(batch=st.integers(1, 64), micro=st.integers(1, 64))
 def test_rows_at_once_must_divide_the_batch(batch, micro):
     if batch % micro == 0:

@@ -1,5 +1,7 @@
 """What a trained adapter holds: its factors, their spectrum, the dial and the truncation, all exact."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 from helpers import adapter
 from helpers.errors import CourseError
 from helpers.presets import PROJECTIONS
+
+NO_NUMBERS = adapter.Factors(torch.full((2, 4), math.nan), torch.zeros(4, 2), 1.0)
 
 
 @st.composite
@@ -136,3 +140,17 @@ def test_a_model_without_an_adapter_and_a_rank_that_does_not_fit_are_named(adapt
             for n, f in adapter.factors(model).items()}  # fmt: skip
     with pytest.raises(CourseError, match="rank 9 does not fit into one of rank 4"):
         adapter.put_factors(model, wide)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: adapter.directions_for(torch.ones(4), 90), "share = 90"),
+        (lambda: adapter.spectrum(NO_NUMBERS), "no singular values"),
+        (lambda: adapter.truncate(NO_NUMBERS, 1), "no singular values"),
+    ],
+    ids=["share", "spectrum", "truncate"],
+)
+def test_numbers_that_mean_nothing_are_refused(call, said):
+    with pytest.raises(CourseError, match=said):
+        call()

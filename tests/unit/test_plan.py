@@ -90,7 +90,7 @@ def test_fewer_rows_at_once_are_proposed_first_then_shorter_rows_then_a_lower_ra
     assert proposed(r=512) == "r = 256"
 
 
-def test_the_homework_is_written_without_a_mark_but_for_its_small_micro_batch():
+def test_the_homework_is_written_without_a_mark_but_for_its_few_rows_at_once():
     p = plan.of(Choice())
     assert "#" not in plan.peft_code(Choice())
     marked = [line for line in plan.training_code(p).splitlines() if "#" in line]

@@ -169,6 +169,15 @@ def test_the_trainer_gets_the_choice(workspace):
     args = trainer.args
     assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 4
     assert (args.num_train_epochs, args.learning_rate) == (3, 0.01)
+    assert adapting.differences(config.to_dict(), choice) == []
+
+
+def test_the_settings_are_those_that_follow_from_the_choice(workspace):
+    choice = Choice(rows_per_update=6, num_train_epochs=1, learning_rate=0.01, max_length=300)
+    config = training.build_config(choice, 20, 3, workspace)
+    # Without a GPU Unsloth replaces the 8-bit optimizer by itself.
+    wanted = choice.training_arguments(20, 3, 1) | {"optim": config.optim}
+    assert {name: getattr(config, name) for name in wanted} == wanted
 
 
 def test_steps_are_counted_as_the_trainer_counts_them(trained):
@@ -179,7 +188,7 @@ def test_steps_are_counted_as_the_trainer_counts_them(trained):
 
 
 @pytest.mark.parametrize(("batch", "rows_at_once"), [(8, 4), (4, 4), (2, 2), (6, 2), (5, 1)])
-def test_the_micro_batch_divides_the_batch(trained, batch, rows_at_once):
+def test_rows_at_once_divide_the_rows_of_an_update(trained, batch, rows_at_once):
     if not torch.cuda.is_available():
         assert (
             training.per_device_train_batch_size(trained.model, Choice(rows_per_update=batch), 64)
@@ -190,7 +199,7 @@ def test_the_micro_batch_divides_the_batch(trained, batch, rows_at_once):
 
 
 def test_two_rows_four_times_train_like_eight_rows_once(workspace):
-    """The micro-batch is a matter of time and memory only."""
+    """How many rows go at once is a matter of time and memory only."""
     found = []
     for rows_at_once in (2, 8):
         choice = replace(
