@@ -16,6 +16,7 @@ import nbformat
 import pytest
 
 from helpers import presets
+from helpers.choice import Choice
 from helpers.setup import locks
 
 KIT = Path(__file__).parents[2]
@@ -109,8 +110,12 @@ def test_every_argument_exists_in_the_pinned_version(file, name, call):
     assert {k.arg for k in call.keywords if k.arg} - ACCEPTED[name] == set()
 
 
-def test_the_homeworks_settings_are_arguments_of_the_trainer():
-    assert set(presets.TRAINING) <= ACCEPTED["SFTConfig"]
+def test_the_calls_that_a_choice_becomes_have_arguments_of_the_pinned_version_with_known_values():
+    adapter, training = Choice().adapter_arguments(), Choice().training_arguments(100, 2, 2e-4)
+    assert set(adapter) <= ACCEPTED["FastLanguageModel.get_peft_model"]
+    assert set(training) <= ACCEPTED["SFTConfig"] and set(presets.TRAINING) <= set(training)
+    texts = {name: value for name, value in (adapter | training).items() if isinstance(value, str)}
+    assert texts and all(value in KNOWN[name] for name, value in texts.items())
 
 
 @pytest.mark.parametrize(
