@@ -66,7 +66,7 @@ def build_trainer(
         model: what `adapting.add_adapter` returned.
         tokenizer: the model's, with a chat template.
         conversations: at most 100 rows as `data.load_conversations` gives them.
-        choice: rank, alpha, batch, epochs and so on.
+        choice: rank, alpha, rows an update, epochs and so on.
         folder: where checkpoints go, and the adapter at the end.
     """
     selection.check_rows(conversations)
@@ -84,7 +84,7 @@ def build_config(
     """The settings of a training; notebook 05 writes the same ones out and explains them.
 
     Args:
-        choice: batch, epochs, learning rate and longest sequence.
+        choice: rows an update, epochs, learning rate and longest row.
         row_count: prompt/completion rows.
         rows_at_once: see `per_device_train_batch_size`.
         folder: where checkpoints go.
