@@ -12,6 +12,7 @@ from full_disk import files_limited_to
 from transformers import TrainerCallback
 
 from helpers import adapting, runs, training
+from helpers import workspace as places
 from helpers.errors import CourseError
 from helpers.progress import Clock, LivePlot, Stop
 
@@ -195,7 +196,7 @@ def of_type(messages, kind):
 @pytest.mark.slow
 def test_in_a_notebook_stop_is_three_lines_and_running_the_cell_again_draws_a_new_plot(kernel):
     manager, client = kernel
-    paths = [str(training.workspace.KIT), os.path.dirname(tiny_run.__file__)]
+    paths = [str(places.KIT), os.path.dirname(tiny_run.__file__)]
     assert not of_type(run_cell(client, SET_UP.format(paths=paths)), "error")
     pressed = []
 
