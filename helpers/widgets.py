@@ -33,11 +33,11 @@ _TABLE = _PRE.replace("pre-wrap", "pre").replace(
     "margin", "overflow-x:auto;width:0;min-width:calc(100% - 12px);margin"
 )
 # The longest label is per_device_train_batch_size.
-_LABEL = {"description_width": "196px"}
+_LABEL = {"description_width": "188px"}
 # A field and its slider side by side, or below each other in a narrow window.
 _SLIDER = {"readout": False, "layout": {"width": "240px"}}
 _WRAP = {"flex_flow": "row wrap"}
-_WIDE = {"width": "100%", "max_width": "530px"}
+_WIDE = {"width": "100%", "max_width": "500px"}
 
 
 class WithStill(w.VBox):
@@ -84,7 +84,7 @@ class Knob:
         self.name, self.marks = name, tuple(sorted({*marks, value}))
         kind = w.IntText if all(isinstance(n, int) for n in (*marks, value, step)) else w.FloatText
         self.field = kind(
-            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(width="290px")
+            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(width="256px")
         )
         self.slider = w.SelectionSlider(options=self.marks, value=value, **_SLIDER)
         self.row = w.HBox([self.field, self.slider], layout=w.Layout(**_WRAP))
