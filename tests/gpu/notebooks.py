@@ -53,6 +53,7 @@ def run(path: Path, timeout: int) -> dict:
     watch, ask = nbformat.v4.new_code_cell(WATCH), nbformat.v4.new_code_cell(ASK)
     notebook.cells = [watch, *cells, ask]
     client, log = client_for(notebook, timeout), common.RESULTS / "cells.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     found, answers = {"passed": False, "error": None}, True
     started = time.perf_counter()
     with client.setup_kernel():

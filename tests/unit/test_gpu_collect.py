@@ -262,6 +262,7 @@ def notebook(folder: Path, *cells: str) -> Path:
 )
 def test_every_notebook_gets_a_verdict(runner, tmp_path, monkeypatch, cell, timeout, reason, asked):
     monkeypatch.setattr(runner, "OUT", tmp_path)
+    monkeypatch.setattr(runner.common, "RESULTS", tmp_path / "results")
     found = runner.run(notebook(tmp_path, "pass", cell), timeout)
     assert found["passed"] == (reason is None)
     assert (found["error"] is None) if reason is None else found["error"].startswith(reason)
@@ -269,7 +270,8 @@ def test_every_notebook_gets_a_verdict(runner, tmp_path, monkeypatch, cell, time
     assert found.get("cell") == (None if reason is None else 3)
 
 
-def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, tmp_path):
+def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
     cell = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos._exit(1)"
     path = notebook(tmp_path, cell)
     found = runner.run_apart(path, 60, 3)
