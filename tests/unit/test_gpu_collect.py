@@ -280,13 +280,22 @@ def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, tmp_path, monk
     assert found["code"] == common.code_hash(path) and found["helpers"] == HELPERS
 
 
+def test_a_workspace_that_is_kept_is_found_again(runner, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
+    place = "import os, pathlib\nhere = pathlib.Path(os.environ['COURSE_WORKSPACE'])\n"
+    first = notebook(tmp_path, place + "here.mkdir(parents=True)\n(here / 'run').touch()")
+    assert runner.run_apart(first, 60, 1, tmp_path / "kept")["passed"]
+    again = notebook(tmp_path, place + "assert (here / 'run').exists()")
+    assert runner.run_apart(again, 60, 1, tmp_path / "kept")["passed"]
+
+
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_the_longest_notebooks_start_first_and_others_verdicts_stay(
     runner, tmp_path, monkeypatch, jobs, capsys
 ):
     started = []
 
-    def run_apart(path, timeout, at_once):
+    def run_apart(path, timeout, at_once, kept):
         assert (timeout, at_once) == (3600, jobs)
         started.append(path.name[:2])
         return verdict(path.stem, passed=path.name[:2] != "06")
