@@ -30,7 +30,7 @@ lint: $(READY)
 
 # Two processes at once, with one thread each; the model that both use is made before.
 unit: $(READY) $(MODEL)
-	$(TEST_ENV) $(PY) -m pytest -n 2 --dist=worksteal tests
+	$(TEST_ENV) $(PY) -m pytest -n 2 --dist=worksteal tests --ignore=tests/browser
 
 # Every notebook alone in an empty workspace, two at once with one thread each.
 nbval: $(READY)

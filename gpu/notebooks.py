@@ -1,13 +1,14 @@
 """Run the course's notebooks with the random Llama-2-7B on a GPU with a T4's memory, no cell changed.
 
-`python gpu/notebooks.py [NAME …] [--jobs N] [--cell-timeout SECONDS]`. Each notebook runs in a kernel
-and a workspace of its own, as on a machine of its own in Colab. A thread beside the cells watches PyTorch's
+`python gpu/notebooks.py [NAME …] [--jobs N] [--cell-timeout SECONDS] [--workspaces FOLDER]`. Each
+notebook runs in a kernel and a workspace of its own, as on a machine of its own in Colab. A thread beside the cells watches PyTorch's
 reserved memory; at the end the kernel is asked for the peak of its host memory. Executed copies go to
 `build/course/`, each cell's seconds to `cells.log`, verdicts to `notebooks.json`, beside those of notebooks that do
 not run this time. Minutes are of this machine, and of `at_once` notebooks at once.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -83,12 +84,13 @@ def run(path: Path, timeout: int) -> dict:
     return found
 
 
-def run_apart(path: Path, timeout: int, jobs: int) -> dict:
-    """`run` in a process and a workspace of its own; a verdict also where that process ends early."""
+def run_apart(path: Path, timeout: int, jobs: int, kept: Path | None = None) -> dict:
+    """`run` in a process and a workspace of its own, or one that is kept; a verdict also where that process ends early."""
     found = {"notebook": path.stem, "code": common.code_hash(path)}
     found |= common.provenance() | {"at_once": jobs}
     # A kernel that is just being ended may still write.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as workspace:
+    new = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with contextlib.nullcontext(str(kept / path.stem)) if kept else new as workspace:
         done = subprocess.run(
             [sys.executable, __file__, "--one", str(path), "--cell-timeout", str(timeout)],
             env=os.environ | {"COURSE_WORKSPACE": workspace},
@@ -109,6 +111,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="such as 05 (default: all)")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--cell-timeout", type=int, default=3600, help="seconds (3600)")
+    parser.add_argument(
+        "--workspaces",
+        type=Path,
+        help="keep each notebook's workspace in this folder, for a run that goes on",
+    )
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     timeout, jobs = arguments.cell_timeout, arguments.jobs
@@ -124,7 +131,9 @@ def main() -> None:
     file, found = common.RESULTS / "notebooks.json", []
     before = json.loads(file.read_text(encoding="utf-8"))["notebooks"] if file.exists() else []
     with ThreadPoolExecutor(jobs) as pool:
-        for done in as_completed(pool.submit(run_apart, path, timeout, jobs) for path in paths):
+        for done in as_completed(
+            pool.submit(run_apart, path, timeout, jobs, arguments.workspaces) for path in paths
+        ):
             found = common.merge(found, [done.result()])
             print(json.dumps(done.result()), flush=True)
             common.save("notebooks", {"notebooks": common.merge(before, found)}, jobs=jobs)

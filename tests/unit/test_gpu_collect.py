@@ -266,6 +266,7 @@ def notebook(folder: Path, *cells: str) -> Path:
 )
 def test_every_notebook_gets_a_verdict(runner, tmp_path, monkeypatch, cell, timeout, reason, asked):
     monkeypatch.setattr(runner, "OUT", tmp_path)
+    monkeypatch.setattr(runner.common, "RESULTS", tmp_path / "results")
     found = runner.run(notebook(tmp_path, "pass", cell), timeout)
     assert found["passed"] == (reason is None)
     assert (found["error"] is None) if reason is None else found["error"].startswith(reason)
@@ -273,7 +274,8 @@ def test_every_notebook_gets_a_verdict(runner, tmp_path, monkeypatch, cell, time
     assert found.get("cell") == (None if reason is None else 3)
 
 
-def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, tmp_path):
+def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
     cell = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos._exit(1)"
     path = notebook(tmp_path, cell)
     found = runner.run_apart(path, 60, 3)
@@ -282,13 +284,22 @@ def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, tmp_path):
     assert found["code"] == common.code_hash(path) and found["helpers"] == HELPERS
 
 
+def test_a_workspace_that_is_kept_is_found_again(runner, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
+    place = "import os, pathlib\nhere = pathlib.Path(os.environ['COURSE_WORKSPACE'])\n"
+    first = notebook(tmp_path, place + "here.mkdir(parents=True)\n(here / 'run').touch()")
+    assert runner.run_apart(first, 60, 1, tmp_path / "kept")["passed"]
+    again = notebook(tmp_path, place + "assert (here / 'run').exists()")
+    assert runner.run_apart(again, 60, 1, tmp_path / "kept")["passed"]
+
+
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_the_longest_notebooks_start_first_and_others_verdicts_stay(
     runner, tmp_path, monkeypatch, jobs, capsys
 ):
     started = []
 
-    def run_apart(path, timeout, at_once):
+    def run_apart(path, timeout, at_once, kept):
         assert (timeout, at_once) == (3600, jobs)
         started.append(path.name[:2])
         return verdict(path.stem, passed=path.name[:2] != "06")
