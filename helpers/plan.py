@@ -257,32 +257,47 @@ def _call(name: str, positional: list[str], values: dict) -> str:
 
 
 def describe(worked_out: Plan, tokens_per_minute: float | None = None) -> str:
-    """A plan's readouts as text. Minutes come from a measured rate where there is one."""
+    """A plan's `readouts` as text."""
+    found = readouts(worked_out, tokens_per_minute)
+    return "\n".join(f"{name:<11}{value}".rstrip() for name, value in found)
+
+
+def verdict(worked_out: Plan) -> str:
+    """Whether a plan fits on a T4, in words; where it does not, the change that helps."""
+    if worked_out.fits:
+        return "fits on a T4"
+    change = smallest_change(worked_out)
+    return "does not fit on a T4" + (f"; it would with {change[0]}" if change else "")
+
+
+def readouts(worked_out: Plan, tokens_per_minute: float | None = None) -> list[tuple[str, str]]:
+    """What a plan costs, ``(name, value)`` a line. Minutes come from a measured rate where there is one."""
     c, e = worked_out.choice, worked_out.estimate
     formula = "alpha / √r" if c.use_rslora else "alpha / r"
-    verdict = "fits on a T4"
-    if not worked_out.fits:
-        change = smallest_change(worked_out)
-        verdict = "does not fit on a T4" + (f"; it would with {change[0]}" if change else "")
     rows = "1 row" if worked_out.rows_at_once == 1 else f"{worked_out.rows_at_once} rows"
     derived = "" if c.per_device_train_batch_size else " (chosen for you)"
     short, long = worked_out.minutes
     time = f"{short:.0f} to {long:.0f} min on a T4, by arithmetic alone"
     if tokens_per_minute:
         time = f"{worked_out.tokens / tokens_per_minute:.0f} min at the rate of your newest run"
-    lines = [
-        f"r = {c.r}, lora_alpha = {c.lora_alpha:g}"
-        + (f", lora_dropout = {c.lora_dropout:g}" if c.lora_dropout else ""),
-        f"trainable  {worked_out.trained:,} of {worked_out.total:,} = {worked_out.trained / worked_out.total:.2%}",
-        f"scale      {formula} = {worked_out.scale:g}",
-        f"file       {worked_out.file_mib:,.0f} MiB",
-        f"memory     {e.total:.2f} + {e.context:.2f} GiB: {verdict}",
-        f"           {rows} of {c.max_length:,} tokens at once{derived}, {c.rows_per_update} rows an update",
-        f"time       at most {time}",
-        f"           {worked_out.steps} updates, {worked_out.tokens:,} tokens if every row is full",
+    dropout = f", lora_dropout = {c.lora_dropout:g}" if c.lora_dropout else ""
+    return [
+        ("choice", f"r = {c.r}, lora_alpha = {c.lora_alpha:g}{dropout}"),
+        (
+            "trainable",
+            f"{worked_out.trained:,} of {worked_out.total:,} = {worked_out.trained / worked_out.total:.2%}",
+        ),
+        ("scale", f"{formula} = {worked_out.scale:g}"),
+        ("file", f"{worked_out.file_mib:,.0f} MiB"),
+        ("memory", f"{e.total:.2f} + {e.context:.2f} GiB: {verdict(worked_out)}"),
+        (
+            "",
+            f"{rows} of {c.max_length:,} tokens at once{derived}, {c.rows_per_update} rows an update",
+        ),
+        ("time", f"at most {time}"),
+        ("", f"{worked_out.steps} updates, {worked_out.tokens:,} tokens if every row is full"),
+        *(("note", warning) for warning in [*_measured(c), *_arithmetic(worked_out)]),
     ]
-    warnings = [*_measured(c), *_arithmetic(worked_out)]
-    return "\n".join(lines + [f"note       {warning}" for warning in warnings])
 
 
 def compare(a: Plan, b: Plan) -> str:

@@ -32,12 +32,14 @@ _PRE = '<pre style="white-space:pre-wrap;word-break:normal;overflow-wrap:anywher
 _TABLE = _PRE.replace("pre-wrap", "pre").replace(
     "margin", "overflow-x:auto;width:0;min-width:calc(100% - 12px);margin"
 )
-# The longest label is per_device_train_batch_size.
-_LABEL = {"description_width": "188px"}
-# A field and its slider side by side, or below each other in a narrow window.
-_SLIDER = {"readout": False, "layout": {"width": "240px"}}
-_WRAP = {"flex_flow": "row wrap"}
-_WIDE = {"width": "100%", "max_width": "500px"}
+# The whole label, however long; the names are those of the code that is printed.
+_LABEL = {"description_width": "initial"}
+# A field and its slider side by side, or below each other where it is narrow.
+_SLIDER = {"readout": False, "layout": {"width": "190px"}}
+_WRAP = {"flex_flow": "row wrap", "align_items": "center"}
+_WIDE = {"width": "100%", "max_width": "340px"}
+# Two columns where there is room for both, else one below the other.
+_LEFT, _RIGHT = {"flex": "1 1 300px", "max_width": "420px"}, {"flex": "2 1 330px", "min_width": "0"}
 
 
 class WithStill(w.VBox):
@@ -83,8 +85,10 @@ class Knob:
     def __init__(self, name: str, marks: tuple, value: float, step: float = 1):
         self.name, self.marks = name, tuple(sorted({*marks, value}))
         kind = w.IntText if all(isinstance(n, int) for n in (*marks, value, step)) else w.FloatText
+        # A short name leaves room for the slider beside the field.
+        size = {"width": "180px"} if len(name) < 14 else _WIDE
         self.field = kind(
-            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(width="256px")
+            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(**size)
         )
         self.slider = w.SelectionSlider(options=self.marks, value=value, **_SLIDER)
         self.row = w.HBox([self.field, self.slider], layout=w.Layout(**_WRAP))
@@ -151,25 +155,16 @@ class LoraSliders:
         self.rates = _measured_rates(self.models)
         self.pinned: plan.Plan | None = None
         self.asked: Choice | None = None  # too large, and "Use this" was pressed once
-        self.model = w.Dropdown(
-            options=list(self.models), value=model, description="model", style=_LABEL,
-            layout=w.Layout(**_WIDE),
-        )  # fmt: skip
+        self.model = _dropdown("model", list(self.models), model)
         self.r = Knob("r", RANKS, choice.r)
         self.alpha = Knob("lora_alpha", ALPHAS, float(choice.lora_alpha))
-        sets = MODULES | (
-            {}
-            if choice.target_modules in MODULES.values()
-            else {"as before": choice.target_modules}
-        )
-        self.modules = w.Dropdown(
-            options=list(sets.items()), value=choice.target_modules, description="target_modules",
-            style=_LABEL, layout=w.Layout(**_WIDE),
-        )  # fmt: skip
+        own = {"as before": choice.target_modules}
+        sets = MODULES | ({} if choice.target_modules in MODULES.values() else own)
+        self.modules = _dropdown("target_modules", list(sets.items()), choice.target_modules)
         self.dropout = Knob("lora_dropout", (0.0, 0.05, 0.1), choice.lora_dropout, step=0.05)
         self.rslora = w.Checkbox(
-            value=choice.use_rslora, description="use_rslora", style=_LABEL,
-            layout=w.Layout(**_WIDE),
+            value=choice.use_rslora, description="use_rslora: divide lora_alpha by √r",
+            style=_LABEL, layout=w.Layout(**_WIDE), indent=False,
         )  # fmt: skip
         self.length = Knob("max_length", plan.LENGTHS, choice.max_length)
         self.batch = Knob("rows_per_update", BATCHES, choice.rows_per_update)
@@ -177,37 +172,58 @@ class LoraSliders:
             "per_device_train_batch_size", ROWS, choice.per_device_train_batch_size or 0
         )
         self.epochs = Knob("num_train_epochs", EPOCHS, float(choice.num_train_epochs))
-        narrow = {"width": "104px"}
-        self.same = w.Button(description="alpha = r", layout=w.Layout(**narrow))
-        self.twice = w.Button(description="alpha = 2r", layout=w.Layout(**narrow))
-        self.pin = w.Button(
-            description="Pin as A",
-            tooltip="Compare with what you move to",
-            layout=w.Layout(**narrow),
+        self.same, self.twice = _button("alpha = r"), _button("alpha = 2r")
+        self.pin = _button("Pin as A", tooltip="Compare with what you move to")
+        self.use = _button("Use this", button_style="primary", tooltip="Save for notebook 05")
+        self.fit = _button(
+            "Make it fit", button_style="warning", tooltip="Take the change that is named"
         )
-        self.use = w.Button(
-            description="Use this", button_style="primary", tooltip="Save for notebook 05",
-            layout=w.Layout(**narrow),
-        )  # fmt: skip
-        self.readout, self.message, self.said = w.HTML(), w.HTML(), ""
+        self.more = w.ToggleButton(description="More settings", layout=w.Layout(width="130px"))
+        self.folded = w.VBox([_row(control) for control in self._controls()[3:]])
+        self.view, self.readout, self.message, self.said = w.HTML(), w.HTML(), w.HTML(), ""
         self.plan, self.wrong = self._planned(choice), ""  # what is wrong with a typed number
         for control in self._controls():
             getattr(control, "field", control).observe(self._moved, names="value")
-        self.same.on_click(lambda _: self._set_alpha(1))
-        self.twice.on_click(lambda _: self._set_alpha(2))
-        self.pin.on_click(lambda _: self._pin())
-        self.use.on_click(lambda _: self._save())
+        self.more.observe(lambda _: self._fold(), names="value")
+        for button, action in (
+            (self.same, lambda: self._set_alpha(1)),
+            (self.twice, lambda: self._set_alpha(2)),
+            (self.pin, self._pin), (self.use, self._save), (self.fit, self._make_it_fit),
+        ):  # fmt: skip
+            button.on_click(lambda _, action=action: action())
+        self._fold()
         self._draw()
 
     def show(self) -> w.Widget:
-        """The widget to put at the end of a cell."""
-        buttons = w.HBox([self.same, self.twice, self.pin, self.use], layout=w.Layout(**_WRAP))
-        rows = [getattr(control, "row", control) for control in self._controls()]
-        return WithStill([*rows, buttons, self.message, self.readout], self.text, self.still)
+        """The widget to put at the end of a cell.
+
+        On the left r and alpha, on the right what they cost, all in view at once; below each other on a phone. The
+        other settings are folded away.
+        """
+        left = [_row(control) for control in self._controls()[:3]]
+        left.append(w.HBox([self.same, self.twice], layout=w.Layout(**_WRAP)))
+        left.append(w.HBox([self.pin, self.use, self.fit], layout=w.Layout(**_WRAP)))
+        columns = [
+            w.VBox([*left, self.message], layout=w.Layout(**_LEFT)),
+            w.VBox([self.view], layout=w.Layout(**_RIGHT)),
+        ]
+        top = w.Box(columns, layout=w.Layout(**_WRAP | {"align_items": "flex-start"}))
+        return WithStill([top, self.more, self.folded, self.readout], self.text, self.still)
 
     def text(self) -> str:
         """The readouts as plain text: for readers without widgets, and for tests."""
         return plan.describe(self.plan, self.rates.get(self.model.value))
+
+    def verdict(self) -> str:
+        """The three numbers that matter most, in a line."""
+        e, trained = self.plan.estimate, self.plan.trained
+        gib = f"{e.total + e.context:.1f} of {presets.T4_MEMORY_GIB:.1f} GiB"
+        share = f"{trained:,} numbers trained, {trained / self.plan.total:.2%}"
+        return f"{gib}: {plan.verdict(self.plan)} · {share}"
+
+    def change(self) -> tuple[str, plan.Plan] | None:
+        """The change that makes a plan fit, in words, and its plan; None where it fits, or none helps."""
+        return plan.smallest_change(self.plan)
 
     def picture(self) -> str:
         """The memory bar as SVG."""
@@ -266,13 +282,29 @@ class LoraSliders:
         self._draw()
 
     def _draw(self) -> None:
-        parts = [f"{_PRE}{escape(self.text())}</pre>", self.picture()]
+        colour = "inherit" if self.plan.fits else "#b00020"
+        style = f"margin:2px 6px;line-height:1.4;color:{colour}"
+        self.view.value = f'{self.picture()}<p style="{style}">{escape(self.verdict())}</p>'
+        found = plan.readouts(self.plan, self.rates.get(self.model.value))
+        parts = [_table(found)]
         if self.pinned:
             parts.append(f"{_TABLE}{escape(self.comparison())}</pre>")
         parts.append(
-            f"<details><summary>The code that trains this</summary>{_PRE}{escape(self.code())}</pre></details>"
+            f"<details><summary>The code that trains this</summary>{_TABLE}{escape(self.code())}</pre></details>"
         )
         self.readout.value = "".join(parts)
+        self.fit.layout.display = "none" if self.plan.fits or not self.change() else ""
+
+    def _fold(self) -> None:
+        self.folded.layout.display = "" if self.more.value else "none"
+
+    def _make_it_fit(self) -> None:
+        if not (change := self.change()):
+            return
+        smaller = change[1].choice
+        self.rows.value = smaller.per_device_train_batch_size or 0
+        self.length.value, self.r.value = smaller.max_length, smaller.r
+        self._say(f"Changed: {change[0]}.")
 
     def _pin(self) -> None:
         self.pinned = self.plan
@@ -363,6 +395,30 @@ class AlphaDial:
     def _others(self) -> dict[str, tuple[float, float]]:
         """The points beside the curve, with their names."""
         return {f"trained at {f * self.alpha:g}": (f, y) for f, y in self.trained.items()}
+
+
+def _row(control: "Knob | w.Widget") -> w.Widget:
+    return getattr(control, "row", control)
+
+
+def _button(text: str, **settings) -> w.Button:
+    return w.Button(description=text, layout=w.Layout(width="104px"), **settings)
+
+
+def _dropdown(name: str, options: list, value: object) -> w.Dropdown:
+    return w.Dropdown(
+        options=options, value=value, description=name, style=_LABEL, layout=w.Layout(**_WIDE)
+    )
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    """Names and values as HTML: a long value wraps within its column."""
+    cell = '<td style="vertical-align:top;text-align:left;padding:0 10px 0 6px'
+    lines = [
+        f'<tr>{cell};color:#555">{escape(name)}</td>{cell}">{escape(value)}</td></tr>'
+        for name, value in rows
+    ]
+    return f'<table style="font-size:13px;line-height:1.45;margin:4px 0">{"".join(lines)}</table>'
 
 
 def _measured_rates(models: dict) -> dict[str, float]:

@@ -138,7 +138,7 @@ def wait_for(condition, seconds: float, log: Path) -> None:
 
 def shown(page) -> dict:
     """What the first widget's text says: r, alpha, and trainable parameters."""
-    text = page.locator("pre", has_text="lora_alpha = ").first.inner_text()
+    text = page.locator("table", has_text="lora_alpha = ").last.inner_text()
     r, alpha = re.search(r"r = (\d+), lora_alpha = ([\d.]+)", text).groups()
     trainable = re.search(r"trainable\s+([\d,]+) of", text)[1]
     return {"r": int(r), "alpha": float(alpha), "trainable": int(trainable.replace(",", ""))}

@@ -52,7 +52,7 @@ def test_the_sliders_start_at_the_homework_s_choice():
     assert sliders.choice == Choice()
     for shown in (sliders.text(), sliders.readout.value):
         assert "39,976,960 of 6,778,392,576 = 0.59%" in shown
-    assert sliders.picture() in sliders.readout.value
+    assert sliders.picture() in sliders.view.value
 
 
 CONTROLS = {
@@ -83,7 +83,7 @@ def test_what_needs_memory_changes_the_picture(control):
     before = sliders.picture()
     getattr(sliders, control).value = CONTROLS[control]
     assert sliders.picture() != before
-    assert sliders.picture() in sliders.readout.value
+    assert sliders.picture() in sliders.view.value
 
 
 def test_every_control_has_a_label_that_a_screen_reader_reads():
@@ -290,9 +290,9 @@ def test_whatever_was_saved_is_where_new_sliders_start(workspace, r, alpha):
 def test_everything_that_can_be_moved_is_shown():
     sliders = LoraSliders()
     shown = leaves(sliders.show())
-    buttons = [sliders.same, sliders.twice, sliders.pin, sliders.use]
+    buttons = [sliders.same, sliders.twice, sliders.pin, sliders.use, sliders.fit, sliders.more]
     controls = [leaf for name in CONTROLS for leaf in parts(getattr(sliders, name))]
-    expected = [*controls, *buttons, sliders.readout, sliders.message]
+    expected = [*controls, *buttons, sliders.view, sliders.readout, sliders.message]
     assert {*map(id, shown)} == {*map(id, expected)}
 
 
@@ -372,6 +372,29 @@ def test_the_dial_starts_as_trained_and_shows_what_belongs_to_each_factor():
     assert dial.field.description == "alpha × …"
     dial.field.index = 1
     assert dial.slider.value == 0.5 and dial.text().endswith("half")
+
+
+def test_a_plan_that_does_not_fit_is_changed_by_one_button():
+    sliders = LoraSliders(
+        Choice(r=256, max_length=4096, rows_per_update=8, per_device_train_batch_size=8)
+    )
+    assert not sliders.plan.fits and sliders.fit.layout.display == ""
+    words, smaller = sliders.change()
+    assert words in sliders.verdict() and words in sliders.view.value
+    sliders.fit.click()
+    assert sliders.plan.fits and sliders.choice == smaller.choice
+    assert sliders.said == f"Changed: {words}."
+    assert sliders.fit.layout.display == "none" and sliders.change() is None
+
+
+def test_the_other_settings_are_folded_away_and_come_back():
+    sliders = LoraSliders()
+    assert sliders.folded.layout.display == "none"
+    sliders.more.value = True
+    assert sliders.folded.layout.display == ""
+    inside = {*map(id, leaves(sliders.folded))}
+    assert {id(sliders.dropout.field), id(sliders.epochs.field)} <= inside
+    assert id(sliders.r.field) not in inside
 
 
 def test_a_number_that_was_refused_is_not_saved_as_another(workspace):
