@@ -150,12 +150,19 @@ def _bring_back(folder: Path) -> None:
     said = subprocess.run(asked, capture_output=True, text=True, check=False)
     for name in filter(None, said.stdout.split("\0")):
         file = folder / name
-        if file.exists():
-            file.replace(file.with_name(f"{file.name}.changed"))
+        changed = file.with_name(f"{file.name}.changed")
+        if was_there := file.exists():
+            file.replace(changed)
+        back = [*git, "checkout", "--quiet", HOMEWORK_COMMIT, "--", name]
+        done = subprocess.run(back, capture_output=True, check=False)
+        if not was_there:
+            continue
+        if done.returncode:  # no room, for instance: what was there stays
+            changed.replace(file)
+        else:
             print(
-                f"{name} was not as fetched: it is {file.name}.changed now, and the fetched one is back."
+                f"{name} was not as fetched: it is {changed.name} now, and the fetched one is back."
             )
-        subprocess.run([*git, "checkout", "--quiet", HOMEWORK_COMMIT, "--", name], check=False)
 
 
 def _clone_homework(clone: Path) -> Path:

@@ -505,7 +505,7 @@ def repository(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_the_homeworks_data_is_fetched_once_at_its_commit(workspace, repository):
+def test_the_homeworks_data_is_fetched_once_at_its_commit(workspace, repository, capsys):
     # A tag of that name stands for the commit, and a later commit for what may have come since.
     git("-C", str(repository), "tag", data.HOMEWORK_COMMIT)
     write(repository, [], "fastchat_alpaca_52k.json")
@@ -525,6 +525,13 @@ def test_the_homeworks_data_is_fetched_once_at_its_commit(workspace, repository)
     assert (folder / "test_set_evol_instruct_150.json").exists() and (folder / "mine.txt").exists()
     # It may have been changed on purpose.
     assert (folder / "fastchat_alpaca_52k.json.changed").read_text() == "[{"
+    # Where git cannot bring it back, what was there stays, and nothing else is said.
+    (folder / "fastchat_alpaca_52k.json").write_text("mine")
+    (folder / ".git" / "index.lock").touch()
+    capsys.readouterr()
+    assert data.fetch_homework() == folder
+    assert (folder / "fastchat_alpaca_52k.json").read_text() == "mine"
+    assert "is back" not in capsys.readouterr().out
 
 
 def test_a_repository_without_the_commit_is_refused_and_nothing_is_left_behind(
