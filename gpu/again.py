@@ -63,14 +63,14 @@ def compare(name: str, first, second, failures: list[str]) -> dict:
     """One pair: the second choice after the first, and alone."""
     import torch
 
-    from helpers import adapting, evaluation, models
+    from helpers import adapting, answering, models
 
     model, tokenizer = models.load(agree.BASE)
     alone = trained(adapting.add_adapter(model, second), tokenizer, second)
     model, tokenizer = models.load(agree.BASE)
     model = adapting.add_adapter(model, first)
     other = trained(model, tokenizer, first)
-    evaluation.generate(model, tokenizer, ["What is rust?"], max_new_tokens=4)
+    answering.generate(model, tokenizer, ["What is rust?"], max_new_tokens=4)
     after = trained(adapting.add_adapter(model, second), tokenizer, second)
     apart = max(abs(a - b) for a, b in zip(alone["losses"], after["losses"], strict=True))
     found = {

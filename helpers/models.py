@@ -2,7 +2,7 @@
 
 import os
 
-from helpers import settings  # isort: skip
+from helpers import settings  # isort: skip, small_model
 
 # Unsloth reports each load to its makers unless told not to; a course has no business doing that.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from helpers import embedded, machine, presets, workspace
+from helpers import machine, presets, small_model, workspace
 from helpers.choice import Choice
 from helpers.errors import CourseError, check_whole
 from helpers.setup import network
@@ -67,7 +67,7 @@ def locate(model: str | os.PathLike | None = None) -> str:
     chosen_by = "COURSE_MODEL = " if model is None and settings.text("COURSE_MODEL") else ""
     model = os.path.expanduser(str(machine.default_name() if model is None else model).strip())
     if model == presets.EMBEDDED:
-        return str(embedded.embedded_folder())
+        return str(small_model.folder())
     if model in presets.MODELS:
         return presets.MODELS[model].hub_id
     if os.path.isdir(model):
@@ -181,7 +181,7 @@ def _base_model(folder: Path) -> str:
         return base
     moved = Path(base).name == presets.EMBEDDED and not Path(base).is_dir()
     if moved or Path(base) == here:
-        embedded.embedded_folder()
+        small_model.folder()
         if moved and Path(base) != here:
             workspace.write_json(file.resolve(), saved | {"base_model_name_or_path": str(here)})
             print(f"{file}: the base model was at {base}; changed to {here}.")

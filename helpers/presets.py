@@ -92,8 +92,6 @@ TRAINING = {
     "lr_scheduler_type": "linear",
     "seed": SEED,
 }
-# The homework's decoding: sampled, and hot.
-HOMEWORK_DECODING = {"temperature": 1.5, "top_p": 0.9, "top_k": 30, "max_new_tokens": 100}
 
 
 @dataclass(frozen=True)

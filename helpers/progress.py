@@ -49,7 +49,7 @@ class Clock(TrainerCallback):
 
 
 class LivePlot(TrainerCallback):
-    """Shows the training loss as a figure that is redrawn at every logged step."""
+    """Shows the training loss as a figure that is drawn again as training goes on, at most every half second."""
 
     def __init__(self):
         self.points: list[tuple[int, float]] = []
@@ -59,26 +59,36 @@ class LivePlot(TrainerCallback):
         # A training that goes on in another cell needs a picture there.
         self.handle = None
         self.points = [(e["step"], float(e["loss"])) for e in state.log_history if "loss" in e]
-        self.started = time.perf_counter()
+        self.started, self.drawn = time.perf_counter(), 0.0
         self.first_step = state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "loss" not in logs:
             return
-        from IPython.display import HTML, display
+        self.points.append((state.global_step, float(logs["loss"])))
+        if time.perf_counter() - self.drawn > 0.5:
+            self._draw(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.handle is not None:
+            self._draw(state)
+
+    def _draw(self, state) -> None:
+        from IPython.display import Image, display
 
         from helpers import plots
 
-        self.points.append((state.global_step, float(logs["loss"])))
         pace = (time.perf_counter() - self.started) / max(1, state.global_step - self.first_step)
         left = pace * (state.max_steps - state.global_step)
         text = f"step {state.global_step} of {state.max_steps}, loss {self.points[-1][1]:.2f}"
         text += f", about {left / 60:.1f} min left" if left > 1 else ""
-        picture = HTML(plots.loss_svg(self.points, state.max_steps, text))
+        figure = plots.loss_curve(self.points, steps=state.max_steps, title=text)
+        picture = Image(plots.png(figure), alt=f"Training loss: {text}")
         if self.handle is None:
             self.handle = display(picture, display_id=True)
         else:
             self.handle.update(picture)
+        self.drawn = time.perf_counter()
 
 
 class Stop(TrainerCallback):

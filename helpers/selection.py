@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import data, letters, shapes, workspace
+from helpers import data, homework, letters, shapes, workspace
 from helpers.errors import CourseError, need_rows, need_switch
 from helpers.presets import MAX_CONVERSATIONS, SEED, size
 
@@ -21,27 +21,6 @@ if TYPE_CHECKING:
 
 # Why a file that the course wrote holds something else.
 EDITED = "It was edited by hand, or another version of the course wrote it."
-
-
-def words(row: dict) -> int:
-    """Total word count of a row: all messages, split at spaces, as the homework counts."""
-    return sum(len(message["content"].split()) for message in row["conversations"])
-
-
-def simple_key(row: dict) -> float:
-    """The homework's *simple* sort key: total words; small first."""
-    return words(row)
-
-
-def advanced_key(row: dict) -> float:
-    """The homework's *advanced* sort key: 1e-5 · words + score; large first."""
-    if row["score"] is None:
-        raise CourseError(
-            f"The conversation {row['id']!r} has no score.",
-            "The advanced key sorts by score.",
-            "Use simple_key or a key of your own.",
-        )
-    return 1e-5 * words(row) + row["score"]
 
 
 def select(
@@ -243,7 +222,9 @@ def load_selection() -> "Dataset":
         print(
             "No saved selection in the workspace: the conversations with the best scores are used."
         )
-        rows = select(data.load_conversations(data.OUR_POOL), advanced_key, largest_first=True)
+        rows = select(
+            data.load_conversations(data.OUR_POOL), homework.advanced_key, largest_first=True
+        )
     elif (
         isinstance(saved, dict)
         and isinstance(saved.get("source"), str)

@@ -9,7 +9,7 @@ import ipywidgets as w
 from IPython.core.pylabtools import print_figure
 from IPython.display import display
 
-from helpers import lora, plan, plots, presets, runs
+from helpers import lora, plan, plots, presets, runs, svg
 from helpers.choice import Choice, save_choice
 from helpers.errors import CourseError
 from helpers.presets import PROJECTIONS
@@ -227,7 +227,7 @@ class LoraSliders:
 
     def picture(self) -> str:
         """The memory bar as SVG."""
-        return plots.memory_svg(*self._memory())
+        return svg.memory_svg(*self._memory())
 
     def still(self) -> "Figure":
         """The memory bar and the readouts as a figure."""
@@ -252,7 +252,7 @@ class LoraSliders:
 
     def _memory(self) -> tuple[dict[str, float], float, str]:
         """The parts in GiB, the T4's limit, and the caption of the bar."""
-        parts = {name: getattr(self.plan.estimate, name) for name in plots.PARTS}
+        parts = {name: getattr(self.plan.estimate, name) for name in svg.PARTS}
         return parts, presets.T4_MEMORY_GIB, f"{self.model.value} while training, in GiB"
 
     def _set_alpha(self, times: int) -> None:
@@ -389,7 +389,7 @@ class AlphaDial:
         return "\n".join([*lines, "", self.question, "", self.answers[self.slider.index]])
 
     def _draw(self) -> None:
-        picture = plots.dial_svg(self.losses, self.slider.index, self._others())
+        picture = svg.dial_svg(self.losses, self.slider.index, self._others())
         self.readout.value = f"{picture}{_PRE}{escape(self.text())}</pre>"
 
     def _others(self) -> dict[str, tuple[float, float]]:

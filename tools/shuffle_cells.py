@@ -189,7 +189,7 @@ class Judge:
         """Model and answers of one undisturbed training."""
         key = json.dumps([record["choice"], record["data"]])
         if key not in self.known:
-            from helpers import adapting, data, evaluation, models, presets, runs, training
+            from helpers import adapting, answering, data, models, presets, runs, training
 
             rows = self.rows(record)
             model, tokenizer = models.load(max_seq_length=choice.max_length)
@@ -200,7 +200,7 @@ class Judge:
             training.train(trainer, choice, rows)
             size, asked = presets.size(), data.load_conversations(data.test_set_path())
             prompts = data.questions(asked.select(range(min(len(asked), size.prompts))))
-            answers = evaluation.generate(
+            answers = answering.generate(
                 model, tokenizer, prompts, max_new_tokens=size.max_new_tokens, temperature=None
             )
             self.known[key] = model, answers
@@ -210,11 +210,11 @@ class Judge:
         """The conversations that a record means: one of those that the cells and the changes can choose."""
         from datasets import Dataset
 
-        from helpers import data, presets, selection
+        from helpers import data, homework, presets, selection
 
         pool = data.load_conversations(data.OUR_POOL)
         size = presets.size().conversations
-        best = selection.select(pool, selection.advanced_key, largest_first=True)
+        best = selection.select(pool, homework.advanced_key, largest_first=True)
         every_nth = best.select([i * len(best) // size for i in range(size)])
         candidates = [best.select(range(n)) for n in (size, 20, 8)] + [every_nth]
         for word in ("Yes.", "No."):

@@ -10,7 +10,18 @@ import tiny_run
 import torch
 from safetensors.torch import save_file
 
-from helpers import adapter, adapting, asked, data, evaluation, lora, models, runs, training
+from helpers import (
+    adapter,
+    adapting,
+    answering,
+    asked,
+    data,
+    evaluation,
+    lora,
+    models,
+    runs,
+    training,
+)
 from helpers.errors import CourseError
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
@@ -62,7 +73,7 @@ def test_another_choice_in_the_same_session_trains_bit_for_bit_as_after_a_reload
     model = adapting.add_adapter(model, FIRST)
     start_and_losses(model, tokenizer, FIRST, rows)
     for name, choice in OTHERS.items():
-        evaluation.generate(model, tokenizer, ["Why?"], max_new_tokens=2)
+        answering.generate(model, tokenizer, ["Why?"], max_new_tokens=2)
         model = adapting.add_adapter(model, choice)
         assert adapting.differences(adapting.settings_of(model), choice) == []
         before, losses = start_and_losses(model, tokenizer, choice, rows)

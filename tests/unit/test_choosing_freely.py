@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import data, selection
+from helpers import homework, selection
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_choose_data.ipynb"
 READ = "pool = data.load_conversations(data.OUR_POOL)\n"
@@ -22,12 +22,12 @@ CHOICES = {
     ],
     "no second exchanges": [
         (READ, READ + 'pool = pool.filter(lambda row: len(row["conversations"]) == 2)\n'),
-        ("chosen, source = advanced", "chosen, source = data.with_preamble(simple)"),
+        ("chosen, source = advanced", "chosen, source = homework.with_preamble(simple)"),
     ],
     "a pool of three rows": [
         (READ, READ + "pool = pool.select(range(3))\n"),
-        ("selection.simple_key, largest_first=False", "lambda row: True, limit=1"),
-        (KEY, "return 1 / selection.words(row), 0"),
+        ("homework.simple_key, largest_first=False", "lambda row: True, limit=1"),
+        (KEY, "return 1 / homework.words(row), 0"),
         ("chosen, source = advanced", "chosen, source = mine"),
     ],
 }
@@ -40,7 +40,7 @@ def test_the_notebook_runs_to_its_end(
     # Nobody listens on the discard port: the homework's data is asked for in vain, and at once.
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "url.git://127.0.0.1:9/.insteadOf")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", data.HOMEWORK_REPO)
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", homework.REPO)
     cells = [c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"][2:]
     whole = "\n\n".join(cells)
     for old, new in changes:

@@ -21,7 +21,7 @@ from rows import (
     write_lines,
 )
 
-from helpers import data, letters
+from helpers import data, homework, letters
 
 HOMEWORK = Path(__file__).parents[3] / "shared" / "hw5" / "test_set_evol_instruct_150.json"
 needs_homework = pytest.mark.skipif(
@@ -390,25 +390,25 @@ def test_an_id_that_looks_like_a_made_up_one_is_refused_as_a_duplicate(tmp_path)
 # ----------------------------------------------------------------------------------- Alpaca's preamble
 def test_the_preamble_goes_before_the_first_question_only():
     rows = dataset(conversation("a", "Name a river.", "The Nile.", "Another?", "The Rhine."))
-    [row] = data.with_preamble(rows)
+    [row] = homework.with_preamble(rows)
     first, *rest = row["conversations"]
-    assert first["content"] == f"{data.ALPACA_PREAMBLE} ### Instruction: Name a river."
+    assert first["content"] == f"{homework.PREAMBLE} ### Instruction: Name a river."
     assert rest == rows[0]["conversations"][1:]
 
 
 def test_the_preamble_goes_before_the_question_and_not_before_a_system_message():
     row = conversation("a", "Name a river.", "The Nile.")
     row["conversations"].insert(0, {"role": "system", "content": "Be brief."})
-    [changed] = data.with_preamble(dataset(row))
+    [changed] = homework.with_preamble(dataset(row))
     assert changed["conversations"][0] == {"role": "system", "content": "Be brief."}
-    assert changed["conversations"][1]["content"].startswith(data.ALPACA_PREAMBLE)
+    assert changed["conversations"][1]["content"].startswith(homework.PREAMBLE)
 
 
 @few
 @given(short_rows)
 def test_the_preamble_is_added_once_however_often_it_is_asked_for(rows):
-    once = data.with_preamble(dataset(*rows))
-    assert data.with_preamble(once).to_list() == once.to_list()
+    once = homework.with_preamble(dataset(*rows))
+    assert homework.with_preamble(once).to_list() == once.to_list()
     assert [data.question(row) for row in once] == [data.question(row).strip() for row in rows]
     assert (once["id"], once["score"]) == ([r["id"] for r in rows], [r["score"] for r in rows])
 
@@ -489,7 +489,7 @@ def redirect(monkeypatch, url: str) -> None:
     """Let git read ``url`` wherever it is asked for the homework's repository."""
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{url}.insteadOf")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", data.HOMEWORK_REPO)
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", homework.REPO)
 
 
 @pytest.fixture
@@ -507,10 +507,10 @@ def repository(tmp_path, monkeypatch) -> Path:
 
 def test_the_homeworks_data_is_fetched_once_at_its_commit(workspace, repository, capsys):
     # A tag of that name stands for the commit, and a later commit for what may have come since.
-    git("-C", str(repository), "tag", data.HOMEWORK_COMMIT)
+    git("-C", str(repository), "tag", homework.COMMIT)
     write(repository, [], "fastchat_alpaca_52k.json")
     git("-C", str(repository), "commit", "--quiet", "-am", "Later")
-    folder = data.fetch_homework()
+    folder = homework.fetch()
     assert folder == workspace / "homework"
     assert data.load_conversations(folder / "fastchat_alpaca_52k.json").to_list() == [TRAINING_ROW]
     assert [entry.name for entry in workspace.iterdir()] == ["homework"]
@@ -520,7 +520,7 @@ def test_the_homeworks_data_is_fetched_once_at_its_commit(workspace, repository,
     (folder / "fastchat_alpaca_52k.json").write_text("[{")
     (folder / "test_set_evol_instruct_150.json").unlink()
     (folder / "mine.txt").write_text("notes")
-    assert data.fetch_homework() == folder
+    assert homework.fetch() == folder
     assert data.load_conversations(folder / "fastchat_alpaca_52k.json").to_list() == [TRAINING_ROW]
     assert (folder / "test_set_evol_instruct_150.json").exists() and (folder / "mine.txt").exists()
     # It may have been changed on purpose.
@@ -529,7 +529,7 @@ def test_the_homeworks_data_is_fetched_once_at_its_commit(workspace, repository,
     (folder / "fastchat_alpaca_52k.json").write_text("mine")
     (folder / ".git" / "index.lock").touch()
     capsys.readouterr()
-    assert data.fetch_homework() == folder
+    assert homework.fetch() == folder
     assert (folder / "fastchat_alpaca_52k.json").read_text() == "mine"
     assert "is back" not in capsys.readouterr().out
 
@@ -539,16 +539,16 @@ def test_a_repository_without_the_commit_is_refused_and_nothing_is_left_behind(
 ):
     workspace.mkdir()
     (workspace / "choice.json").write_text("{}")
-    message = refusal(data.fetch_homework)
+    message = refusal(homework.fetch)
     assert "The homework's data could not be fetched" in message
-    assert data.HOMEWORK_COMMIT in message
+    assert homework.COMMIT in message
     assert [entry.name for entry in workspace.iterdir()] == ["choice.json"]
 
 
 def test_no_network_is_told_and_nothing_is_left_behind(workspace, monkeypatch):
     # Nobody listens on the discard port.
     redirect(monkeypatch, "git://127.0.0.1:9/")
-    message = refusal(data.fetch_homework)
+    message = refusal(homework.fetch)
     assert "The homework's data could not be fetched" in message
     assert "network" in message
     assert "the course's own conversations" in message
@@ -557,15 +557,15 @@ def test_no_network_is_told_and_nothing_is_left_behind(workspace, monkeypatch):
 
 def test_a_machine_without_git_is_told_so(workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    message = refusal(data.fetch_homework)
+    message = refusal(homework.fetch)
     assert "no program called git" in message
     assert list(workspace.iterdir()) == []
 
 
 def test_the_pool_is_the_courses_own_until_the_homeworks_is_fetched(workspace, repository):
     assert data.pool_path() == data.OUR_POOL
-    git("-C", str(repository), "tag", data.HOMEWORK_COMMIT)
-    data.fetch_homework()
+    git("-C", str(repository), "tag", homework.COMMIT)
+    homework.fetch()
     assert data.load_conversations(data.pool_path()).to_list() == [TRAINING_ROW]
 
 
@@ -574,8 +574,8 @@ def test_the_test_set_is_the_courses_own_until_the_homeworks_is_fetched(
 ):
     monkeypatch.delenv("COURSE_TEST_SET", raising=False)
     assert data.test_set_path() == data.OUR_TEST_SET
-    git("-C", str(repository), "tag", data.HOMEWORK_COMMIT)
-    data.fetch_homework()
+    git("-C", str(repository), "tag", homework.COMMIT)
+    homework.fetch()
     assert data.load_conversations(data.test_set_path())["id"] == ["identity_2"]
     monkeypatch.setenv("COURSE_TEST_SET", os.devnull)
     assert data.test_set_path() == Path(os.devnull)
@@ -604,10 +604,10 @@ def test_the_homeworks_real_test_set_is_read():
     for row in rows:
         [message] = row["conversations"]
         assert message["role"] == "user"
-        assert message["content"].startswith(data.ALPACA_PREAMBLE)
-        assert data.ALPACA_PREAMBLE not in data.question(row)
+        assert message["content"].startswith(homework.PREAMBLE)
+        assert homework.PREAMBLE not in data.question(row)
         assert "### Instruction" not in data.question(row)
-    assert data.with_preamble(rows).to_list() == rows.to_list()
+    assert homework.with_preamble(rows).to_list() == rows.to_list()
 
 
 @needs_homework

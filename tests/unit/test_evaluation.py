@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import refusal
 
-from helpers import data, evaluation, models, presets
+from helpers import answering, data, evaluation, homework, models
 from helpers.choice import Choice
 from helpers.errors import CourseError
 
@@ -55,31 +55,31 @@ def greedy(model, tokenizer, question: str, count: int) -> str:
 def test_without_a_temperature_each_token_is_the_likeliest_and_there_are_no_more_than_asked_for(
     float_llama, count
 ):
-    answers = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=count)
+    answers = answering.generate(*float_llama, QUESTIONS, max_new_tokens=count)
     assert answers == [greedy(*float_llama, question, count) for question in QUESTIONS]
     assert len(set(answers)) > 1
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_answers_do_not_depend_on_how_many_are_made_at_once(float_llama, at_once):
-    together = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=12, at_once=4)
-    assert together == evaluation.generate(
+    together = answering.generate(*float_llama, QUESTIONS, max_new_tokens=12, at_once=4)
+    assert together == answering.generate(
         *float_llama, QUESTIONS, max_new_tokens=12, at_once=at_once
     )
 
 
 def test_answers_come_in_the_order_of_the_prompts(float_llama):
-    forwards = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=6, at_once=2)
-    backwards = evaluation.generate(*float_llama, QUESTIONS[::-1], max_new_tokens=6, at_once=2)
+    forwards = answering.generate(*float_llama, QUESTIONS, max_new_tokens=6, at_once=2)
+    backwards = answering.generate(*float_llama, QUESTIONS[::-1], max_new_tokens=6, at_once=2)
     assert forwards == backwards[::-1]
 
 
 def test_a_question_is_a_text_or_a_list_of_messages(float_llama):
-    as_text = evaluation.generate(*float_llama, ["Why?"], max_new_tokens=6)
+    as_text = answering.generate(*float_llama, ["Why?"], max_new_tokens=6)
     messages = [{"role": "user", "content": "Why?"}]
-    assert as_text == evaluation.generate(*float_llama, [messages], max_new_tokens=6)
+    assert as_text == answering.generate(*float_llama, [messages], max_new_tokens=6)
     before = [*messages, {"role": "assistant", "content": "So."}, {"role": "user", "content": "?"}]
-    assert as_text != evaluation.generate(*float_llama, [before], max_new_tokens=6)
+    assert as_text != answering.generate(*float_llama, [before], max_new_tokens=6)
 
 
 def test_the_start_token_stands_once_also_where_the_tokenizer_adds_one_by_itself(float_llama):
@@ -94,22 +94,22 @@ def test_the_start_token_stands_once_also_where_the_tokenizer_adds_one_by_itself
     )
     assert eager("Why?")["input_ids"][0] == eager.bos_token_id
     for ask in (
-        lambda tokenizer: evaluation.generate(model, tokenizer, QUESTIONS, max_new_tokens=6),
+        lambda tokenizer: answering.generate(model, tokenizer, QUESTIONS, max_new_tokens=6),
         lambda tokenizer: evaluation.answer_losses(model, tokenizer, tiny_run.conversations(3)),
-        lambda tokenizer: evaluation.next_token_logits(model, tokenizer, "Why?").tolist(),
+        lambda tokenizer: answering.next_token_logits(model, tokenizer, "Why?").tolist(),
     ):
         assert ask(eager) == ask(tokenizer)
 
 
 def test_no_questions_get_no_answers(float_llama):
-    assert evaluation.generate(*float_llama, [], max_new_tokens=6) == []
+    assert answering.generate(*float_llama, [], max_new_tokens=6) == []
 
 
 def test_a_trained_model_stops_by_itself_and_its_end_token_is_not_in_the_answer(trained):
     """The tiny Llama has learnt that answers are short."""
     questions = data.questions(tiny_run.conversations(8))
     short, long = (
-        evaluation.generate(trained.model, trained.tokenizer, questions, max_new_tokens=count)
+        answering.generate(trained.model, trained.tokenizer, questions, max_new_tokens=count)
         for count in (30, 60)
     )
     assert any(a == b for a, b in zip(short, long, strict=True))
@@ -118,25 +118,25 @@ def test_a_trained_model_stops_by_itself_and_its_end_token_is_not_in_the_answer(
 
 def test_sampled_answers_are_the_same_for_the_same_seed_only(float_llama):
     def sample(seed):
-        return evaluation.generate(
+        return answering.generate(
             *float_llama, QUESTIONS, max_new_tokens=8, temperature=1.0, seed=seed
         )
 
     assert sample(1) == sample(1) != sample(2)
-    assert sample(1) != evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=8)
+    assert sample(1) != answering.generate(*float_llama, QUESTIONS, max_new_tokens=8)
 
 
 def test_sampling_among_one_token_is_greedy(float_llama):
-    likeliest = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=8)
+    likeliest = answering.generate(*float_llama, QUESTIONS, max_new_tokens=8)
     for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
-        assert likeliest == evaluation.generate(
+        assert likeliest == answering.generate(
             *float_llama, QUESTIONS, max_new_tokens=8, temperature=1.5, **narrow
         )
 
 
 def test_the_homework_s_decoding_is_accepted(float_llama):
-    settings = presets.HOMEWORK_DECODING | {"max_new_tokens": 4}
-    assert len(evaluation.generate(*float_llama, QUESTIONS, **settings)) == 4
+    settings = homework.DECODING | {"max_new_tokens": 4}
+    assert len(answering.generate(*float_llama, QUESTIONS, **settings)) == 4
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_homework_s_decoding_is_accepted(float_llama):
 )
 def test_decoding_that_means_nothing_is_refused_and_named(float_llama, change, named):
     with pytest.raises(CourseError) as caught:
-        evaluation.generate(*float_llama, QUESTIONS, **{"max_new_tokens": 4} | change)
+        answering.generate(*float_llama, QUESTIONS, **{"max_new_tokens": 4} | change)
     assert named in caught.value.what
 
 
@@ -173,32 +173,32 @@ def test_decoding_that_means_nothing_is_refused_and_named(float_llama, change, n
 )
 def test_decoding_of_the_wrong_type_is_refused_and_named(float_llama, change, named):
     with pytest.raises(CourseError) as caught:
-        evaluation.generate(*float_llama, QUESTIONS, **{"max_new_tokens": 4} | change)
+        answering.generate(*float_llama, QUESTIONS, **{"max_new_tokens": 4} | change)
     assert named in caught.value.what
 
 
 def test_one_prompt_alone_is_a_list_of_one(float_llama):
     messages = [{"role": "user", "content": QUESTIONS[0]}]
-    many = evaluation.generate(*float_llama, [QUESTIONS[0]], max_new_tokens=4)
-    assert evaluation.generate(*float_llama, QUESTIONS[0], max_new_tokens=4) == many
-    assert evaluation.generate(*float_llama, messages, max_new_tokens=4) == many
+    many = answering.generate(*float_llama, [QUESTIONS[0]], max_new_tokens=4)
+    assert answering.generate(*float_llama, QUESTIONS[0], max_new_tokens=4) == many
+    assert answering.generate(*float_llama, messages, max_new_tokens=4) == many
 
 
 @pytest.mark.parametrize("wrong", [3, None, [], [{"role": "user"}], ["text"]])
 def test_what_is_no_prompt_is_named(float_llama, wrong):
     with pytest.raises(CourseError) as caught:
-        evaluation.generate(*float_llama, [QUESTIONS[0], wrong], max_new_tokens=4)
+        answering.generate(*float_llama, [QUESTIONS[0], wrong], max_new_tokens=4)
     assert f"{wrong!r:.60} is no prompt" in caught.value.what
 
 
 # ------------------------------------------------------------------------------------- one token
 def test_the_next_token_s_likeliest_is_what_the_answer_goes_on_with(float_llama):
     model, tokenizer = float_llama
-    logits = evaluation.next_token_logits(model, tokenizer, QUESTIONS[1])
+    logits = answering.next_token_logits(model, tokenizer, QUESTIONS[1])
     assert logits.shape == (len(tokenizer),) and logits.dtype == torch.float32
     first = tokenizer.decode([logits.argmax().item()]).strip()
-    assert [first] == evaluation.generate(*float_llama, [QUESTIONS[1]], max_new_tokens=1)
-    later = evaluation.next_token_logits(model, tokenizer, QUESTIONS[1], " The colour")
+    assert [first] == answering.generate(*float_llama, [QUESTIONS[1]], max_new_tokens=1)
+    later = answering.next_token_logits(model, tokenizer, QUESTIONS[1], " The colour")
     assert not torch.equal(later, logits)
 
 
@@ -221,7 +221,7 @@ def test_sampling_is_among_the_same_tokens_as_transformers_samples_among(
     for step in steps:
         scores = step(None, scores)
     expected = torch.softmax(scores[0], 0)
-    ids, probabilities = evaluation.candidates(
+    ids, probabilities = answering.candidates(
         logits, temperature=temperature, top_p=top_p, top_k=top_k
     )
     assert set(ids.tolist()) == set(expected.nonzero().flatten().tolist())
@@ -230,14 +230,14 @@ def test_sampling_is_among_the_same_tokens_as_transformers_samples_among(
 
 
 def test_without_limits_every_token_is_a_candidate():
-    ids, _ = evaluation.candidates(torch.tensor([0.0, 10.0, 20.0]), temperature=1.0)
+    ids, _ = answering.candidates(torch.tensor([0.0, 10.0, 20.0]), temperature=1.0)
     assert ids.tolist() == [2, 1, 0]
 
 
 def test_candidates_of_a_sampling_that_means_nothing_are_refused():
     for change in ({"temperature": 0}, {"temperature": 1.0, "top_p": 0}):
         with pytest.raises(CourseError):
-            evaluation.candidates(torch.zeros(3), **change)
+            answering.candidates(torch.zeros(3), **change)
 
 
 # ------------------------------------------------------------------------------------------- losses
@@ -437,7 +437,7 @@ IDS, ANSWERS = ["b", "a"], ["So groß.", 'Very "big".']
 
 
 def test_predictions_have_the_homework_s_form(tmp_path):
-    path = evaluation.write_predictions(
+    path = homework.write_predictions(
         tmp_path / "new" / "pred.json", PROMPTS, IDS, ANSWERS, "llama-2-7b"
     )
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -452,7 +452,7 @@ def test_predictions_have_the_homework_s_form(tmp_path):
 
 @pytest.mark.parametrize("model", ["llama-2-7b", "unsloth/Llama-2-7b-bnb-4bit"])
 def test_predictions_of_the_homework_s_model_say_so(tmp_path, capsys, model):
-    evaluation.write_predictions(tmp_path / "pred.json", PROMPTS, IDS, ANSWERS, model)
+    homework.write_predictions(tmp_path / "pred.json", PROMPTS, IDS, ANSWERS, model)
     about = json.loads((tmp_path / "pred_about.json").read_text())
     assert about["base_model"] == model
     for text in (about["note"], capsys.readouterr().out):
@@ -463,7 +463,7 @@ def test_predictions_of_the_homework_s_model_say_so(tmp_path, capsys, model):
 def test_predictions_of_another_base_model_say_that_they_are_not_for_handing_in(
     tmp_path, capsys, model
 ):
-    evaluation.write_predictions(tmp_path / "pred.json", PROMPTS, IDS, ANSWERS, model)
+    homework.write_predictions(tmp_path / "pred.json", PROMPTS, IDS, ANSWERS, model)
     about = json.loads((tmp_path / "pred_about.json").read_text())
     for text in (about["note"], capsys.readouterr().out):
         assert model in text and "not for handing in" in text
@@ -472,7 +472,7 @@ def test_predictions_of_another_base_model_say_that_they_are_not_for_handing_in(
 @pytest.mark.parametrize(("ids", "answers"), [(IDS[:1], ANSWERS), (IDS, ANSWERS[:1]), ([], [])])
 def test_a_missing_id_or_answer_is_refused_and_nothing_is_written(tmp_path, ids, answers):
     with pytest.raises(CourseError, match="2 prompts"):
-        evaluation.write_predictions(tmp_path / "pred.json", PROMPTS, ids, answers, "llama-2-7b")
+        homework.write_predictions(tmp_path / "pred.json", PROMPTS, ids, answers, "llama-2-7b")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -481,7 +481,7 @@ def test_an_id_that_stands_twice_is_refused_and_nothing_is_written(tmp_path):
 
     ids = Dataset.from_dict({"id": ["a", "a"]})["id"]
     with pytest.raises(CourseError, match="more than once .* 'a'"):
-        evaluation.write_predictions(tmp_path / "pred.json", PROMPTS, ids, ANSWERS, "llama-2-7b")
+        homework.write_predictions(tmp_path / "pred.json", PROMPTS, ids, ANSWERS, "llama-2-7b")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -491,7 +491,7 @@ def test_an_id_that_stands_twice_is_refused_and_nothing_is_written(tmp_path):
 def test_the_homework_s_150_questions_become_150_predictions(tmp_path):
     rows = data.load_conversations(HOMEWORK_TEST_SET)
     answers = [f"answer {i}" for i in range(len(rows))]
-    path = evaluation.write_predictions(
+    path = homework.write_predictions(
         tmp_path / "pred.json", data.questions(rows), rows["id"], answers, "smollm2-135m"
     )
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -510,7 +510,7 @@ def test_the_training_config_has_the_homework_s_nine_settings(tmp_path):
         "warmup_steps": 10,
         "learning_rate": 2e-4,
     }
-    path = evaluation.write_training_config(tmp_path / "training_config.json", record)
+    path = homework.write_training_config(tmp_path / "training_config.json", record)
     assert json.loads(path.read_text()) == {
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 4,
@@ -525,7 +525,7 @@ def test_the_training_config_has_the_homework_s_nine_settings(tmp_path):
 
 
 def test_the_training_config_of_a_real_run_is_what_it_was_trained_with(trained, tmp_path):
-    path = evaluation.write_training_config(tmp_path / "config.json", trained.run.record)
+    path = homework.write_training_config(tmp_path / "config.json", trained.run.record)
     written, args = json.loads(path.read_text()), trained.trainer.args
     # Without a GPU, Unsloth trains with another optimizer than the 8-bit one that was asked for.
     same = {name for name in written if name != "optim"}
@@ -536,8 +536,8 @@ def test_the_training_config_of_a_real_run_is_what_it_was_trained_with(trained, 
 def both_files(path: Path):
     record = {"choice": Choice().to_dict(), "per_device_train_batch_size": 2, "warmup_steps": 1}
     return [
-        lambda: evaluation.write_predictions(path, PROMPTS, IDS, ANSWERS, "llama-2-7b"),
-        lambda: evaluation.write_training_config(path, record | {"learning_rate": 1e-4}),
+        lambda: homework.write_predictions(path, PROMPTS, IDS, ANSWERS, "llama-2-7b"),
+        lambda: homework.write_training_config(path, record | {"learning_rate": 1e-4}),
     ]
 
 
@@ -575,16 +575,16 @@ def test_rows_that_end_with_a_question_have_no_reference():
 
 
 def test_penalty_and_beams_reach_the_model(float_llama):
-    usual = evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=12)
+    usual = answering.generate(*float_llama, QUESTIONS, max_new_tokens=12)
     for change in ({"repetition_penalty": 5.0}, {"num_beams": 3}):
-        assert evaluation.generate(*float_llama, QUESTIONS, max_new_tokens=12, **change) != usual
+        assert answering.generate(*float_llama, QUESTIONS, max_new_tokens=12, **change) != usual
     for change, said in (
         ({"num_beams": 0}, "num_beams = 0"),
         ({"repetition_penalty": -1}, "penalty = -1"),
     ):
         assert said in refusal(
-            evaluation.generate, *float_llama, QUESTIONS, max_new_tokens=2, **change
+            answering.generate, *float_llama, QUESTIONS, max_new_tokens=2, **change
         )
     assert "greedy" in refusal(
-        evaluation.generate, *float_llama, QUESTIONS, max_new_tokens=2, temperature=0
+        answering.generate, *float_llama, QUESTIONS, max_new_tokens=2, temperature=0
     )

@@ -15,6 +15,9 @@ import helpers
 from helpers.setup import environment
 
 KIT = Path(__file__).parents[2]
+sys.path.insert(0, str(KIT / "tools"))
+import map as maps
+
 # The helpers' own packages: what is imported from them is a file.
 PACKAGES = ("helpers", "helpers.setup")
 # Lowest floor first: a helper imports only those before it. With each, what else it may import
@@ -41,19 +44,22 @@ HELPERS = {
     "shapes": set(),
     "reading": set(),
     "tokens": set(),
+    "homework": set(),
     "data": set(),
     "selection": set(),
     "adapter": {"torch"},
     "claims": set(),
     "checkpoints": set(),
     "runs": set(),
-    "embedded": {"torch"},
+    "small_model": {"torch"},
     "models": {"unsloth", "torch", "safetensors"},
     "adapting": {"unsloth", "torch", "peft", "safetensors"},
     "progress": {"unsloth", "torch", "transformers"},
     "asked": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
+    "answering": {"torch"},
     "evaluation": {"torch"},
+    "svg": set(),
     "plots": {"matplotlib", "numpy"},
     "drawings": {"matplotlib"},
     "widgets": {"ipywidgets", "IPython"},
@@ -79,11 +85,13 @@ STANDARD_LIBRARY_ONLY = [
     "shapes",
     "reading",
     "tokens",
+    "homework",
     "data",
     "selection",
     "claims",
     "checkpoints",
     "runs",
+    "svg",
 ]
 # These begin with Unsloth, or with a helper that does.
 BEGIN_WITH_UNSLOTH = ["models", "adapting", "progress", "asked", "training"]
@@ -155,15 +163,25 @@ def tables() -> list[dict[str, tuple[str, str]]]:
     return [{name: (purpose, used) for name, purpose, used in found} for found in (inside, rows)]
 
 
-def test_the_map_names_every_helper_and_the_notebooks_that_import_it():
+def test_the_map_names_every_helper_and_is_what_the_tool_writes():
     inside, outside = tables()
     assert inside == outside and set(inside) == set(HELPERS)
-    notebooks = {name[:2]: source for name, source in notebook_code().items()}
-    for name, (_, used) in inside.items():
-        package, _, file = f"helpers.{name}".rpartition(".")
-        importing = rf"(?m)^ *from (helpers\.{name} import|{package} import .*\b{file}\b)"
-        found = [number for number, source in notebooks.items() if re.search(importing, source)]
-        assert used == ("all" if len(found) == len(notebooks) else " ".join(sorted(found)) or "–")
+    written = maps.rewritten()
+    assert [path.read_text(encoding="utf-8") for path in (maps.HERE, maps.THERE)] == [*written]
+
+
+def test_the_tool_finds_who_imports_a_helper():
+    notebooks = {
+        "00": "from helpers import data, runs",
+        "01": "if x:\n    from helpers.choice import Choice",
+        "02": "from helpers import (\n    data,\n    adapter,\n)",
+        "03": "from helpers.setup import environment",
+    }
+    assert maps.used_in("data", notebooks) == "00 02"
+    assert maps.used_in("choice", notebooks) == "01"
+    assert maps.used_in("adapter", notebooks) == "02"
+    assert maps.used_in("setup.environment", notebooks) == "03"
+    assert maps.used_in("tokens", notebooks) == "–"
 
 
 @pytest.mark.parametrize("name", HELPERS)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import conversation, dataset
 
-from helpers import data, letters, selection
+from helpers import data, homework, letters, selection
 
 INPUTS = Path(__file__).parent / "inputs"
 HOMEWORK = Path(__file__).parents[3] / "shared" / "hw5" / "test_set_evol_instruct_150.json"
@@ -21,7 +21,7 @@ TEST_SETS = [
     ),
 ]
 few = settings(max_examples=40)
-P = data.ALPACA_PREAMBLE
+P = homework.PREAMBLE
 PAIRED = P.replace("a task.", "a task, paired with an input that provides further context.")
 WRAPPINGS = {
     "nothing": "{}",

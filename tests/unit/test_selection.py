@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rows import TRAINING_ROW, conversation, dataset, refusal, short_rows, write
 
-from helpers import data, presets, selection
+from helpers import data, homework, presets, selection
 from helpers.runs import Run
 
 few = settings(max_examples=25)
@@ -19,9 +19,7 @@ few = settings(max_examples=25)
 @given(st.lists(st.lists(st.text("ab1.é", min_size=1), min_size=1), min_size=1, max_size=4))
 def test_words_are_counted_over_all_messages(messages):
     row = conversation("a", *(" \n ".join(texts) for texts in messages))
-    assert (
-        selection.words(row) == selection.simple_key(row) == sum(len(texts) for texts in messages)
-    )
+    assert homework.words(row) == homework.simple_key(row) == sum(len(texts) for texts in messages)
 
 
 def test_answer_words_are_those_of_the_assistant():
@@ -32,17 +30,17 @@ def test_answer_words_are_those_of_the_assistant():
 @given(st.integers(1, 500), st.integers(1, 500), st.floats(0, 10))
 def test_the_advanced_key_is_the_homeworks_formula(asked, answered, score):
     row = conversation("a", "q " * asked, "a " * answered, score=score)
-    assert selection.advanced_key(row) == 1e-5 * (asked + answered) + score
+    assert homework.advanced_key(row) == 1e-5 * (asked + answered) + score
 
 
 def test_the_advanced_key_needs_a_score():
-    message = refusal(selection.advanced_key, conversation("lonely", "q", "a"))
+    message = refusal(homework.advanced_key, conversation("lonely", "q", "a"))
     assert "'lonely' has no score" in message
     assert "simple_key" in message
 
 
 @few
-@given(short_rows, st.sampled_from([selection.simple_key, selection.advanced_key]), st.booleans())
+@given(short_rows, st.sampled_from([homework.simple_key, homework.advanced_key]), st.booleans())
 def test_rows_are_ordered_by_the_key_and_equal_ones_keep_their_order(rows, key, largest_first):
     chosen = selection.select(dataset(*rows), key, largest_first=largest_first)
     assert sorted(chosen["id"]) == sorted(row["id"] for row in rows)
@@ -55,8 +53,8 @@ def test_rows_are_ordered_by_the_key_and_equal_ones_keep_their_order(rows, key, 
 @given(short_rows, st.integers(1, 100))
 def test_the_limit_keeps_the_first_rows_of_the_order(rows, limit):
     pool = dataset(*rows)
-    chosen = selection.select(pool, selection.simple_key, limit=limit)
-    assert chosen["id"] == selection.select(pool, selection.simple_key)["id"][:limit]
+    chosen = selection.select(pool, homework.simple_key, limit=limit)
+    assert chosen["id"] == selection.select(pool, homework.simple_key)["id"][:limit]
     assert len(chosen) == min(limit, len(rows))
 
 
@@ -70,13 +68,13 @@ def test_a_key_of_ones_own_works():
 
 def test_more_than_100_rows_are_cut_to_100_by_default():
     rows = dataset(*(conversation(str(i), "q", "a") for i in range(101)))
-    assert selection.select(rows, selection.simple_key)["id"] == [str(i) for i in range(100)]
+    assert selection.select(rows, homework.simple_key)["id"] == [str(i) for i in range(100)]
 
 
 @given(st.integers(max_value=0) | st.integers(min_value=101))
 def test_no_limit_outside_1_to_100_is_accepted(limit):
     rows = dataset(conversation("a", "q", "a"))
-    message = refusal(selection.select, rows, selection.simple_key, limit=limit)
+    message = refusal(selection.select, rows, homework.simple_key, limit=limit)
     assert message.startswith(f"{limit} conversations were chosen")
     assert "1 to 100" in message
 
@@ -119,7 +117,7 @@ def test_a_key_that_stops_is_named_with_the_row_and_its_error():
 
 
 def test_a_key_s_own_refusal_comes_through():
-    assert "'a' has no score" in refusal(selection.select, THREE, selection.advanced_key)
+    assert "'a' has no score" in refusal(selection.select, THREE, homework.advanced_key)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +137,12 @@ def test_whatever_can_be_ordered_is_a_key(key):
 
 
 def test_nothing_to_choose_from_is_said():
-    assert "no row to choose from" in refusal(selection.select, THREE.select([]), selection.words)
+    assert "no row to choose from" in refusal(selection.select, THREE.select([]), homework.words)
 
 
 @pytest.mark.parametrize("limit", [2.5, "10", True, None])
 def test_a_limit_that_is_no_whole_number_is_refused(limit):
-    message = refusal(selection.select, THREE, selection.words, limit=limit)
+    message = refusal(selection.select, THREE, homework.words, limit=limit)
     assert message.startswith(f"limit = {limit!r} is no whole number") and "limit=100" in message
 
 
@@ -157,8 +155,8 @@ ASKED = "Name a river in  Africa."
 def test_the_same_question_is_found_with_and_without_the_preamble(train_preamble, test_preamble):
     train = dataset(conversation("a", "Other", "x"), conversation("b", ASKED, "The Nile."))
     test = dataset(conversation("t", "name a RIVER in Africa. "))
-    train = data.with_preamble(train) if train_preamble else train
-    test = data.with_preamble(test) if test_preamble else test
+    train = homework.with_preamble(train) if train_preamble else train
+    test = homework.with_preamble(test) if test_preamble else test
     assert selection.overlap(train, test) == [("b", "t")]
 
 
@@ -182,7 +180,7 @@ def test_a_test_question_is_found_in_any_turn(texts):
 
 
 def test_a_test_question_is_found_in_a_first_turn_that_has_the_preamble():
-    train = data.with_preamble(
+    train = homework.with_preamble(
         dataset(conversation("a", ASKED, "The Nile.", "Another?", "The Congo."))
     )
     assert selection.overlap(train, dataset(conversation("t", ASKED))) == [("a", "t")]
@@ -241,7 +239,7 @@ def test_a_selection_survives_a_move_of_the_workspace(workspace, full_size, monk
 def test_what_was_changed_before_it_was_saved_is_what_comes_back(workspace, full_size, pool_file):
     rows = data.load_conversations(pool_file).select([5, 3]).to_list()
     rows[0]["conversations"][1]["content"] = "a better answer"
-    edited = data.with_preamble(data.as_dataset(rows))
+    edited = homework.with_preamble(data.as_dataset(rows))
     selection.save_selection(edited, pool_file)
     assert selection.load_selection().to_list() == edited.to_list()
 
@@ -369,7 +367,7 @@ def test_a_run_keeps_what_it_was_trained_on_whatever_is_chosen_since(workspace, 
     workspace_file = run.folder / "conversations.json"
     workspace_file.write_text(json.dumps(chosen.to_list()))
     assert selection.of_run(run).to_list() == chosen.to_list()
-    workspace_file.write_text(json.dumps(data.with_preamble(chosen).to_list()))
+    workspace_file.write_text(json.dumps(homework.with_preamble(chosen).to_list()))
     assert "does not hold what the run was trained on" in refusal(selection.of_run, run)
     for other in ("[]", "{}", "7"):
         workspace_file.write_text(other)
@@ -417,13 +415,13 @@ def test_ids_are_left_out_one_or_many_and_anything_else_is_refused(capsys):
 )
 def test_what_is_no_dataset_of_conversations_is_named(workspace, rows, said):
     for use in (
-        lambda: selection.select(rows, selection.words),
+        lambda: selection.select(rows, homework.words),
         lambda: selection.without(rows, []),
         lambda: selection.overlap(rows, THREE),
         lambda: selection.overlap(THREE, rows),
         lambda: selection.save_selection(rows, "x.json"),
         lambda: selection.shuffled_answers(rows),
-        lambda: data.with_preamble(rows),
+        lambda: homework.with_preamble(rows),
         lambda: data.check_template(rows, None),
     ):
         assert said in refusal(use)
@@ -431,7 +429,7 @@ def test_what_is_no_dataset_of_conversations_is_named(workspace, rows, said):
 
 @pytest.mark.parametrize("switch", ["yes", None, 1])
 def test_an_order_is_chosen_with_true_or_false(switch):
-    said = refusal(selection.select, THREE, selection.words, largest_first=switch)
+    said = refusal(selection.select, THREE, homework.words, largest_first=switch)
     assert said.startswith(f"largest_first = {switch!r} is neither True nor False")
 
 

@@ -2,19 +2,25 @@
 
 from pathlib import Path
 
+import llama_tokenizer
 import pytest
+import tiny_run
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import assistant, conversation, dataset, refusal, user
-
-from helpers import adapting, data, models, tokens  # isort: skip  (Unsloth before transformers)
-
-import llama_tokenizer
-import tiny_run
-import torch
 from transformers import AutoTokenizer
 
-from helpers import embedded, evaluation, training
+from helpers import (
+    adapting,
+    answering,
+    data,
+    evaluation,
+    models,
+    small_model,
+    tokens,  # isort: skip  (Unsloth before transformers,
+    training,
+)
 from helpers.shapes import Unusable
 
 INPUTS = Path(__file__).parent / "inputs"
@@ -24,7 +30,7 @@ quick = settings(max_examples=60)
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    small = AutoTokenizer.from_pretrained(embedded.embedded_folder())
+    small = AutoTokenizer.from_pretrained(small_model.folder())
     return {"llama": llama_tokenizer.build(), "smollm": small}
 
 
@@ -316,10 +322,10 @@ def test_a_question_s_marks_are_text_when_it_is_answered(tiny_llama):
     assert ids != templated(tokenizer, [user(question)], True)
     with torch.inference_mode():
         by_hand = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
-    logits = evaluation.next_token_logits(model, tokenizer, question)
+    logits = answering.next_token_logits(model, tokenizer, question)
     torch.testing.assert_close(logits, by_hand)
     first = tokenizer.decode([by_hand.argmax().item()], skip_special_tokens=True).strip()
-    both = evaluation.generate(
+    both = answering.generate(
         model, tokenizer, [question, "A question of other length?"], max_new_tokens=1
     )
     assert both[0] == first

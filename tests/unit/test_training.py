@@ -10,7 +10,19 @@ import tiny_run
 import torch
 from unsloth import is_bfloat16_supported
 
-from helpers import adapter, adapting, data, evaluation, lora, models, runs, selection, training
+from helpers import (
+    adapter,
+    adapting,
+    answering,
+    data,
+    evaluation,
+    homework,
+    lora,
+    models,
+    runs,
+    selection,
+    training,
+)
 from helpers import workspace as places
 from helpers.choice import Choice, save_choice
 from helpers.errors import CourseError
@@ -107,7 +119,7 @@ def test_the_loss_falls(trained):
 def test_a_model_that_has_answered_questions_trains_like_one_that_has_not(workspace, trained):
     rows = tiny_run.conversations()
     model, tokenizer, trainer = tiny_run.build(rows)
-    evaluation.generate(model, tokenizer, ["Why?"], max_new_tokens=2)
+    answering.generate(model, tokenizer, ["Why?"], max_new_tokens=2)
     evaluation.answer_losses(model, tokenizer, rows.select(range(2)))
     tiny_run.assert_same_adapter(training.train(trainer, tiny_run.CHOICE, rows), trained.run)
 
@@ -119,8 +131,8 @@ def test_a_reloaded_adapter_gives_the_same_losses_and_answers_as_the_trained_mod
     reloaded, _ = evaluation.answer_losses(model, tokenizer, rows)
     assert reloaded == pytest.approx(kept, abs=1e-6)
     questions = data.questions(rows)
-    assert evaluation.generate(model, tokenizer, questions, max_new_tokens=8) == (
-        evaluation.generate(trained.model, trained.tokenizer, questions, max_new_tokens=8)
+    assert answering.generate(model, tokenizer, questions, max_new_tokens=8) == (
+        answering.generate(trained.model, trained.tokenizer, questions, max_new_tokens=8)
     )
 
 
@@ -210,7 +222,7 @@ def test_two_rows_four_times_train_like_eight_rows_once(workspace):
         )
         # Answers of different lengths: each token counts the same, not each row.
         rows = selection.select(
-            tiny_run.conversations(100), selection.words, largest_first=True, limit=16
+            tiny_run.conversations(100), homework.words, largest_first=True, limit=16
         )
         run = tiny_run.fit(rows, choice).run
         assert run.record["per_device_train_batch_size"] == rows_at_once
@@ -538,7 +550,7 @@ def test_a_training_that_diverged_says_so(workspace, capsys, tiny_llama):
     fitted = tiny_run.fit(tiny_run.conversations(8), choice)
     assert "diverged" in fitted.run.record["fault"] and "diverged" in capsys.readouterr().out
     with pytest.raises(CourseError, match="No token can be drawn"):
-        evaluation.generate(
+        answering.generate(
             fitted.model, fitted.tokenizer, ["Why?"], max_new_tokens=2, temperature=1.0
         )
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers import lora, memory, plan, plots, presets
+from helpers import lora, memory, plan, presets, svg
 from helpers.choice import Choice, load_choice
 from helpers.errors import CourseError
 from helpers.widgets import EPOCHS, MODULES, RANKS, AlphaDial, Knob, LoraSliders
@@ -447,7 +447,7 @@ def test_the_still_pictures_show_the_numbers_that_the_widgets_show():
         label: bar[0].get_width()
         for label, bar in zip(axes.get_legend_handles_labels()[1], axes.containers, strict=True)
     }
-    parts = {name: getattr(sliders.plan.estimate, name) for name in plots.PARTS}
+    parts = {name: getattr(sliders.plan.estimate, name) for name in svg.PARTS}
     assert widths == {f"{name} {gib:.2f}": pytest.approx(gib) for name, gib in parts.items()}
     assert axes.lines[0].get_xdata()[0] == presets.T4_MEMORY_GIB
     assert sliders.still().get_supxlabel() == sliders.text()

