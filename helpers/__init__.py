@@ -27,6 +27,7 @@ Open these when you need them.
     workspace           where models, runs and choices live                                         all
     homework            the homework's data, sort keys, decoding and two files                      00 04 06
     selection           order conversations by a sort key; keep the chosen ones                     00 04 05 06 07
+    carry               a choice and a selection as one line, to take them to another machine       –
     reading             files of several kinds as rows                                              –
     shapes              one row, in any of the shapes people keep conversations in                  –
     letters             letters that nobody sees, or that look alike                                –

@@ -216,33 +216,44 @@ def load_selection() -> "Dataset":
 
     Prints which. ``COURSE_SIZE=test`` shortens the list.
     """
-    file = workspace.path("selection.json")
-    saved = workspace.read_json("selection.json")
-    if saved is None:
+    rows = saved_selection()
+    if rows is None:
         print(
             "No saved selection in the workspace: the conversations with the best scores are used."
         )
-        rows = select(
-            data.load_conversations(data.OUR_POOL), homework.advanced_key, largest_first=True
-        )
-    elif (
+        pool = data.load_conversations(data.OUR_POOL)
+        rows = select(pool, homework.advanced_key, largest_first=True)
+    else:
+        source = workspace.read_json("selection.json")["source"]
+        print(f"Using your selection of {len(rows)} conversations from {source}.")
+    # At test size every n-th, so that short and long ones are among them.
+    count = min(len(rows), size().conversations)
+    return rows.select([i * len(rows) // count for i in range(count)])
+
+
+def saved_selection() -> "Dataset | None":
+    """The conversations that notebook 04 chose, in their order, or ``None`` where none were saved.
+
+    Raises:
+        CourseError: the file is damaged, or an earlier version of the course wrote it.
+    """
+    file = workspace.path("selection.json")
+    saved = workspace.read_json("selection.json")
+    if saved is None:
+        return None
+    if (
         isinstance(saved, dict)
         and isinstance(saved.get("source"), str)
         and isinstance(saved.get("conversations"), list)
     ):
         check_count(len(saved["conversations"]))
-        rows = data.as_dataset(_checked(saved["conversations"], str(file), EDITED))
-        print(f"Using your selection of {len(rows)} conversations from {saved['source']}.")
-    else:
-        only_ids = isinstance(saved, dict) and "ids" in saved
-        raise CourseError(
-            f"{file} does not hold {'conversations, only their ids' if only_ids else 'a selection'}.",
-            "An earlier version of the course wrote it." if only_ids else EDITED,
-            "Run notebook 04 again, or delete the file to get the best of the course's pool.",
-        )
-    # At test size every n-th, so that short and long ones are among them.
-    count = min(len(rows), size().conversations)
-    return rows.select([i * len(rows) // count for i in range(count)])
+        return data.as_dataset(_checked(saved["conversations"], str(file), EDITED))
+    only_ids = isinstance(saved, dict) and "ids" in saved
+    raise CourseError(
+        f"{file} does not hold {'conversations, only their ids' if only_ids else 'a selection'}.",
+        "An earlier version of the course wrote it." if only_ids else EDITED,
+        "Run notebook 04 again, or delete the file to get the best of the course's pool.",
+    )
 
 
 def of_run(run: "Run") -> "Dataset":

@@ -51,13 +51,22 @@ def cannot_make(folder: Path, error: OSError) -> CourseError:
     )
 
 
-def describe() -> str:
-    """One sentence: where the workspace is, and whether it outlives this machine."""
+def describe(on_drive: bool = False) -> str:
+    """One sentence: where the workspace is, and whether it outlives this machine.
+
+    Args:
+        on_drive: on Colab, mount Google Drive first, so that the workspace lies there. Elsewhere this does nothing.
+
+    Raises:
+        CourseError: Drive could not be mounted.
+    """
+    if on_drive:
+        _mount_drive()
     folder = root()
     if str(folder).startswith("/content") and DRIVE not in folder.parents:
         return (
-            f"Workspace: {folder}, gone with this machine. To keep your work, mount Google Drive first "
-            "(the folder symbol on the left, then the Drive symbol) and run this cell again."
+            f"Workspace: {folder}, gone with this machine. To keep your work, tick keep_my_work_on_google_drive "
+            "in this cell and run it again."
         )
     inside = folder.resolve().is_relative_to(KIT)
     return (
@@ -65,6 +74,22 @@ def describe() -> str:
         if inside
         else f"Workspace: {folder}"
     )
+
+
+def _mount_drive() -> None:
+    try:
+        from google.colab import drive
+    except ImportError:  # this is not Colab, and the disk stays
+        return
+    try:
+        drive.mount(str(DRIVE.parent))
+    # Google's own errors when a student closes the window, in several kinds.
+    except Exception as error:
+        raise CourseError(
+            f"Google Drive was not mounted: {error}.",
+            "It asks for your permission in a window, which was closed or refused.",
+            "Run this cell again and allow it; or untick keep_my_work_on_google_drive to work without.",
+        ) from error
 
 
 def path(*parts: str | Path) -> Path:

@@ -72,8 +72,9 @@ CHECK_THE_MACHINE = """\
 from helpers import workspace
 from helpers.setup import environment
 
+keep_my_work_on_google_drive = False  # @param {type:"boolean"}
 environment.install()
-print(workspace.describe())"""
+print(workspace.describe(on_drive=keep_my_work_on_google_drive))"""
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
     "(https://colab.research.google.com/github/{repo}/blob/{ref}/notebooks/{name})"

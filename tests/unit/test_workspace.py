@@ -1,5 +1,7 @@
 """The workspace: where it is, and that nothing in it is ever half-written."""
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -105,9 +107,41 @@ def test_the_description_says_where_the_workspace_is(workspace):
 def test_on_colab_the_description_warns_that_the_folder_goes_with_the_machine(monkeypatch):
     monkeypatch.setattr(places, "root", lambda: Path("/content/lora-course-v1/workspace"))
     assert "gone with this machine" in places.describe()
-    assert "mount Google Drive" in places.describe()
+    assert "keep_my_work_on_google_drive" in places.describe()
     monkeypatch.setattr(places, "root", lambda: places.DRIVE / "lora-course")
     assert places.describe() == "Workspace: /content/drive/MyDrive/lora-course"
+
+
+@pytest.fixture
+def colab_drive(monkeypatch):
+    """A module where Colab has its own: what it does is set by the test."""
+    google, colab, drive = (types.ModuleType(n) for n in ("google", "google.colab", "drive"))
+    google.colab, colab.drive = colab, drive
+    monkeypatch.setitem(sys.modules, "google", google)
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    return drive
+
+
+def test_drive_is_mounted_only_where_it_is_asked_for(workspace, colab_drive):
+    mounted = []
+    colab_drive.mount = mounted.append
+    places.describe()
+    assert not mounted
+    places.describe(on_drive=True)
+    assert mounted == ["/content/drive"]
+
+
+def test_a_refused_drive_says_how_to_go_on_without(workspace, colab_drive):
+    def refused(folder):
+        raise ValueError("mount failed")
+
+    colab_drive.mount = refused
+    message = refusal(places.describe, True)
+    assert "mount failed" in message and "untick keep_my_work_on_google_drive" in message
+
+
+def test_without_colab_the_drive_question_changes_nothing(workspace):
+    assert places.describe(on_drive=True) == places.describe()
 
 
 # ------------------------------------------------------------------------------------------ JSON files
