@@ -18,7 +18,12 @@ from helpers.choice import Choice
 from helpers.errors import CourseError
 
 DIVERGED = (
-    "The adapter holds numbers that are infinite or none at all (NaN): the training diverged."
+    "The adapter holds numbers that are infinite or none at all (NaN): the training diverged. Usually "
+    "the learning rate or alpha is too large."
+)
+UNMOVED = (
+    "The adapter is as it was before: no update changed it. Alpha or the learning rate is too small, or the training "
+    "has a single step, whose learning rate is 0."
 )
 # What adapter_config.json and a choice both hold, by the same names.
 SETTINGS = ("r", "lora_alpha", "lora_dropout", "use_rslora")
@@ -127,7 +132,7 @@ def fault(model) -> str:
     numbers = list(_numbers(model).values())
     if not all(bool(torch.isfinite(one).all()) for one in numbers):
         return DIVERGED
-    return "" if is_trained(model) else "The adapter is as it was before: no update changed it."
+    return "" if is_trained(model) else UNMOVED
 
 
 def holds(model, folder: Path) -> bool:

@@ -160,6 +160,12 @@ def next_token_logits(model, tokenizer, question: str, start: str = "") -> torch
     Returns:
         One float32 number for each token of the vocabulary (its logit), on the CPU.
     """
+    if not isinstance(question, str):
+        raise CourseError(
+            f"question = {question!r:.60} is no text.",
+            "One question is asked, as a text.",
+            "Of a row take data.question(row); of messages the last one's content.",
+        )
     inference_mode(model)
     messages = [{"role": "user", "content": question}]
     ids = tokens.token_ids(tokenizer, messages, add_generation_prompt=True, start=start)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import adapting, data, models, runs, workspace
+from helpers import adapting, checkpoints, data, models, runs, workspace
 from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
 from helpers.progress import FROM_THE_ADAPTER_ON, LivePlot
@@ -75,9 +75,11 @@ def check_trainer(
             choice.rows_per_update,
         ),
     }
-    # On a GPU Unsloth takes it out of the settings (unsloth/models/rl.py), where it drops the padding.
+    # On a GPU Unsloth (unsloth/models/rl.py) chooses the number format by itself, and takes max_length out of the
+    # settings where it drops the padding.
     if not torch.cuda.is_available():
         chosen["max_length"] = (args.max_length, choice.max_length)
+        chosen |= {name: (getattr(args, name), getattr(usual, name)) for name in ("fp16", "bf16")}
     rows = data.to_prompt_completion(conversations)
     wrong = adapting.differences(settings, choice)
     if more := adapting.trains_more(trainer.model):
@@ -140,6 +142,14 @@ def check_saved(folder: Path, record: dict) -> None:
             "It was deleted, cut off or edited by hand. An adapter is of no use without it.",
             "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
         ) from error
+    here = checkpoints.sizes_in(folder)
+    for name, size in record.get("files", {}).items():
+        if here.get(name) != size:
+            raise CourseError(
+                f"{name} in {folder} is {'cut off or changed' if name in here else 'gone'}.",
+                f"It had {size:,} bytes when the run was saved. Without it the model would answer otherwise, or not at all.",
+                "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
+            )
     choice = choice_from(record.get("choice"), folder / "run.json", runs.TRAIN_AGAIN)
     if wrong := adapting.differences(settings, choice):
         raise CourseError(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 # What Trainer needs to go on exactly (transformers/trainer.py, `_save_checkpoint`), in the order it is written.
@@ -44,9 +45,10 @@ def newest(folder: Path, sizes: dict[str, dict[str, int]] | None = None) -> Path
     return None
 
 
-def sizes_in(checkpoint: Path) -> dict[str, int]:
-    """Bytes of each file in a checkpoint's folder."""
-    return {file.name: file.stat().st_size for file in sorted(checkpoint.iterdir())}
+def sizes_in(folder: Path, names: Collection[str] = ()) -> dict[str, int]:
+    """Bytes of each file in a checkpoint's folder, or only of those of these names."""
+    files = sorted(folder.iterdir())
+    return {file.name: file.stat().st_size for file in files if not names or file.name in names}
 
 
 def _fault(checkpoint: Path, step: int, sizes: dict[str, int]) -> str | None:

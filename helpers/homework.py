@@ -8,10 +8,12 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import presets, workspace
+from helpers.choice import choice_from
 from helpers.errors import CourseError, need_rows
 
 if TYPE_CHECKING:
@@ -177,13 +179,14 @@ def write_predictions(
 
 def write_training_config(path: str | Path, record: dict) -> Path:
     """Write the homework's ``training_config.json``, nine settings, from a run's ``run.json``."""
-    choice = record["choice"]
+    choice = choice_from(record["choice"], Path("run.json"), "Train again in notebook 05.")
+    at_once = record["per_device_train_batch_size"]
+    choice = replace(choice, per_device_train_batch_size=at_once)  # refuses what does not divide
     content = {
-        "per_device_train_batch_size": record["per_device_train_batch_size"],
-        "gradient_accumulation_steps": choice["rows_per_update"]
-        // record["per_device_train_batch_size"],
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": choice.rows_per_update // at_once,
         "warmup_steps": record["warmup_steps"],
-        "num_train_epochs": choice["num_train_epochs"],
+        "num_train_epochs": choice.num_train_epochs,
         "learning_rate": record["learning_rate"],
         "optim": presets.TRAINING["optim"],
         "weight_decay": presets.TRAINING["weight_decay"],

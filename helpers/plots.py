@@ -1,6 +1,7 @@
 """The course's figures. Functions take plain data and return a matplotlib figure."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
@@ -102,16 +103,20 @@ def bars(
 
 
 def pool(
-    words: Sequence[int], scores: Sequence[float], picks: Mapping[str, Sequence[int]], seed: int = 0
+    words: Sequence[int],
+    scores: Sequence[float | None],
+    picks: Mapping[str, Sequence[int]],
+    seed: int = 0,
 ) -> Figure:
     """A pool of conversations, length against score, with what each selection picks.
 
     ``picks`` maps a name to positions in ``words`` and ``scores``. Scores are spread a little, so that
-    points do not hide each other.
+    points do not hide each other. A conversation without a score (``None``) is not drawn.
     """
     import random
 
     rng = random.Random(seed)
+    scores = [math.nan if score is None else score for score in scores]
     height = [score + rng.uniform(-0.28, 0.28) for score in scores]
     figure, axes = _figure(height=3.8)
     axes.plot(words, height, ".", color="#bbbbbb", label="the pool")

@@ -115,7 +115,7 @@ SIZES = {
 
 def size() -> Size:
     """The size that ``COURSE_SIZE`` names; ``full`` if it is not set."""
-    name = settings.text("COURSE_SIZE") or "full"
+    name = settings.text("COURSE_SIZE").lower() or "full"
     if name not in SIZES:
         raise CourseError(
             f"COURSE_SIZE = {name!r} is not a size.",

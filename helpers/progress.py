@@ -99,10 +99,13 @@ class Stop(TrainerCallback):
 
     def __init__(self, lost: threading.Event):
         self.asked, self.lost = False, lost
+        # Whether all steps are done: then the adapter is saved first.
+        self.trained = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Hear Stop, for the time of a ``with`` block; a second Stop breaks off at once."""
+        """Hear Stop, for the time of a ``with`` block; a second Stop breaks off at once, but not while the adapter
+        is saved at the end."""
         if threading.current_thread() is not threading.main_thread():  # signals go to the main one
             yield
             return
@@ -113,6 +116,8 @@ class Stop(TrainerCallback):
             signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
     def _hear(self, number, frame):
+        if self.trained:
+            return
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
@@ -143,7 +148,7 @@ def writing(trainer, folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # Python's own error, and how safetensors and torch.save put it.
-        kinds = ("I/O error", "PytorchStreamWriter", "inline_container")
+        kinds = ("I/O error", "PytorchStreamWriter", "inline_container", *map(os.strerror, DISK))
         if getattr(error, "errno", None) not in DISK and not any(k in str(error) for k in kinds):
             raise
         raise _unwritable(trainer, folder, error) from error
@@ -158,7 +163,9 @@ def _unwritable(trainer, folder: Path, error: Exception) -> CourseError:
         f"{getattr(error, 'strerror', None) or error}"
         + (f". {checkpoint.name} of the run is saved." if checkpoint else "."),
         "The disk is full, the folder may not be written to, or Drive is not mounted any more.",
-        "Make room (old folders in runs/ can go), then run this cell again: it goes on from what is saved.",
+        "Make room (old folders in runs/ can go), then run this cell again: it goes on from what is saved."
+        if checkpoint
+        else f"Make room (old folders in runs/ can go). Nothing is saved yet. {FROM_THE_ADAPTER_ON}",
     )
 
 

@@ -24,6 +24,11 @@ NUMBERS = (
     *("minutes", "tokens", "per_device_train_batch_size", "learning_rate"),
     *("warmup_steps", "trainable_parameters"),
 )
+# Of a finished run, what answering needs beside adapter_config.json: the adapter, and the tokenizer in its files.
+KEPT_FILES = (
+    *("adapter_model.safetensors", "chat_template.jinja", "special_tokens_map.json"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+)
 HELD = {"model": str, "choice": dict, "ids": list} | dict.fromkeys(NUMBERS, int | float)
 
 
@@ -195,16 +200,16 @@ def history(folder: Path) -> list[dict]:
         ) from error
 
 
-def losses(folder: Path) -> list[tuple[int, float]]:
-    """``(step, training loss)`` of a finished run.
+def losses(folder: Path, name: str = "loss") -> list[tuple[int, float]]:
+    """``(step, training loss)`` of a finished run; or, by its name, another number that the trainer noted.
 
     Raises:
         CourseError: there is none, as where SFTConfig's logging_steps is larger than the number of steps.
     """
-    found = [(entry["step"], float(entry["loss"])) for entry in history(folder) if "loss" in entry]
+    found = [(entry["step"], float(entry[name])) for entry in history(folder) if name in entry]
     if not found:
         raise CourseError(
-            f"The run {folder.name} noted no loss.",
+            f"The run {folder.name} noted no {name}.",
             "SFTConfig's logging_steps was larger than the number of its steps, or logging was off.",
             "Set logging_steps=1, and train again.",
         )

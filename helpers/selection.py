@@ -44,6 +44,12 @@ def select(
     """
     check_count(limit)
     need_rows(rows)
+    if not callable(key):
+        raise CourseError(
+            f"key = {key!r:.40} is no function.",
+            "The key is called with each row, and what it returns decides the order.",
+            "Give the function itself, without brackets: select(pool, my_key); or lambda row: row['score'].",
+        )
     need_switch(largest_first, "largest_first")
     if not len(rows):
         raise CourseError(
@@ -184,8 +190,7 @@ def save_selection(rows: "Dataset", source: str | Path) -> Path:
     Raises:
         CourseError: none or more than 100, or a row that cannot be trained on.
     """
-    need_rows(rows)
-    check_count(len(rows))
+    check_rows(rows)
     content = {"source": Path(source).name, "conversations": _checked(rows, "the selection")}
     data.to_prompt_completion(content["conversations"])
     return workspace.write_json("selection.json", content)
@@ -273,7 +278,9 @@ def of_run(run: "Run") -> "Dataset":
             f"{file} does not hold what the run was trained on."
             if kept is not None
             else f"{file} is gone, and the selection in the workspace is not what the run was trained on.",
-            "It was edited by hand, or the run was made by an earlier version of the course.",
+            "It was edited by hand, or the run was made by an earlier version of the course."
+            if kept is not None
+            else "It was deleted or moved.",
             "Put the file back, or train again in notebook 05.",
         )
     return data.as_dataset(rows)

@@ -18,8 +18,8 @@ import torch
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from helpers import adapter, adapting, asked, claims, data, machine, memory, models, progress
-from helpers import runs, selection, tokens, workspace
+from helpers import adapter, adapting, asked, checkpoints, claims, data, machine, memory, models
+from helpers import progress, runs, selection, tokens, workspace
 from helpers.errors import CourseError
 from helpers.choice import Choice, load_choice
 from helpers.progress import Clock, LivePlot, Stop
@@ -160,11 +160,11 @@ def train(
     asked.check_trainer(trainer, choice, conversations, folder, usual)
     check_space(trainer, folder)
     record = _describe(trainer, choice, conversations) | {"beside": not latest}
-    with claims.claim(folder) as lost:
+    with claims.claim(folder) as lost, (stop := Stop(lost)).listening():
         before = runs.read(folder)
         asked.check_folder(folder, before, record)
         if not runs.is_finished(folder):
-            record = _train(trainer, folder, record, before, conversations, Stop(lost))
+            record = _train(trainer, folder, record, before, conversations, stop)
         elif adapting.holds(trainer.model, folder):
             record = before
             print(
@@ -178,8 +178,8 @@ def train(
                 "overwritten.",
                 "For a new run, run the cells again from the one with runs.folder_for on.",
             )
-    if latest:
-        workspace.write_json("latest_run.json", {"name": folder.name})
+        if latest:
+            workspace.write_json("latest_run.json", {"name": folder.name})
     return runs.Run(folder, record)
 
 
@@ -230,7 +230,7 @@ def _train(
     trainer.optimizer = trainer.lr_scheduler = None
     set_seed(trainer.args.seed)
     try:
-        with stop.listening(), progress.writing(trainer, folder):
+        with progress.writing(trainer, folder):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise progress.stopped(trainer, folder) from None
@@ -245,15 +245,17 @@ def _train(
         trainer.model.__dict__.pop("_is_accelerate_prepared", None)
     if trainer.state.global_step < trainer.state.max_steps:
         raise progress.stopped(trainer, folder)
+    stop.trained = True
     record = record | {"minutes": clock.minutes(), "status": "finished"}
     if found := adapting.fault(trainer.model):
         record["fault"] = found
-        print(f"{found} Usually the learning rate or alpha is too large: choose smaller ones.")
+        print(found)
     if torch.cuda.is_available():
         record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
     with progress.writing(trainer, folder):
         trainer.save_model(str(folder))
         trainer.save_state()
+    record["files"] = checkpoints.sizes_in(folder, runs.KEPT_FILES)
     asked.check_saved(folder, record)
     trainer.model.trained_in = str(folder)
     runs.write(folder, record)
@@ -306,6 +308,7 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
     choice = runs.choice_of(run, **changes)
     found = runs.find(choice, conversations, run.record["model"])
     if found is not None:
+        asked.check_saved(*found)
         print(f"Using the run {found.folder.name}.")
         return found
     print(f"Training r = {choice.r}, alpha = {choice.lora_alpha:g} on {len(conversations)} rows.")
@@ -332,10 +335,8 @@ def check_space(trainer: SFTTrainer, folder: Path) -> None:
     An old checkpoint is deleted after the next one is written.
     """
     trainable = adapter.count_parameters(trainer.model).trainable
-    checkpoints = KEPT_CHECKPOINTS + 1
-    workspace.need_space(
-        checkpoints * 12 * trainable / memory.GIB + 0.05, f"the run in {folder.name}"
-    )
+    at_once = KEPT_CHECKPOINTS + 1
+    workspace.need_space(at_once * 12 * trainable / memory.GIB + 0.05, f"the run in {folder.name}")
 
 
 def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> dict:

@@ -189,10 +189,11 @@ def install() -> None:
     """Install what differs from the pins, and nothing else; then say which model this machine will use.
 
     Raises:
-        CourseError: the course is not proven with this Python; a proxy or mirror setting cannot work; another
-            installation moved what must not be replaced; an installation failed, or would replace such a package;
-            or what was replaced is already loaded, and the session has to be restarted.
+        CourseError: the course is not proven with this Python; ``COURSE_SIZE`` is misspelt; a proxy or mirror setting
+            cannot work; another installation moved what must not be replaced; an installation failed, or would
+            replace such a package; or what was replaced is already loaded, and the session has to be restarted.
     """
+    presets.size()  # a wrong one is told of now, not in the middle of a notebook
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Unsloth reports each load to its makers unless told not to.

@@ -109,6 +109,13 @@ def test_another_python_is_wrong_and_installs_nothing(lock, monkeypatch):
     environment.install()
 
 
+def test_a_misspelt_size_is_told_of_at_the_set_up(lock, monkeypatch):
+    lock(f"pytest=={PYTEST}\n")
+    monkeypatch.setenv("COURSE_SIZE", "fulll")
+    with pytest.raises(CourseError, match="COURSE_SIZE = 'fulll' is not a size"):
+        environment.install()
+
+
 def test_torch_is_judged_beside_the_lock_but_not_on_colab(lock, monkeypatch, tmp_path):
     lock("asking==1.0\n")
     asking = tmp_path / "site" / "asking-1.0.dist-info"

@@ -3,6 +3,7 @@
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,6 +132,12 @@ def test_the_pool_shows_all_rows_and_marks_each_selection_at_its_rows():
     assert list(shortest.get_xdata()) == [10, 20] and list(best.get_xdata()) == [20, 30]
     assert list(best.get_ydata()) == [everything.get_ydata()[i] for i in (1, 2)]
     assert legend(axes) == ["the pool", "shortest", "best"]
+
+
+def test_a_conversation_without_a_score_is_not_drawn_and_the_others_are():
+    axes = plots.pool([10, 20, 30], [1.0, None, 5.0], {"shortest": [0, 1]}).axes[0]
+    shown = [[*np.isfinite(line.get_ydata())] for line in axes.lines]
+    assert shown == [[True, False, True], [True, False]]
 
 
 def test_the_pool_looks_the_same_each_time():

@@ -14,7 +14,7 @@ def test_people_get_the_full_size(monkeypatch):
 
 
 def test_the_variable_names_the_size(monkeypatch):
-    for name in ("test", '"test"', " test "):
+    for name in ("test", '"test"', " test ", "Test"):
         monkeypatch.setenv("COURSE_SIZE", name)
         assert presets.size() == presets.SIZES["test"]
 
@@ -26,7 +26,7 @@ def test_the_test_size_is_smaller_in_every_way():
     assert {*small.ranks} <= {*full.ranks}
 
 
-@pytest.mark.parametrize("name", ["huge", "FULL"])
+@pytest.mark.parametrize("name", ["huge", "tests"])
 def test_an_unknown_size_is_refused(monkeypatch, name):
     monkeypatch.setenv("COURSE_SIZE", name)
     with pytest.raises(CourseError, match="full, test") as caught:

@@ -120,7 +120,7 @@ def cut_checkpoint():
 
 
 def learning_rates():
-    assert log[top]["step"] > warmup and 0 < rates[-1] < max(rates)
+    assert top[0] > warmup and 0 < rates[-1][1] < top[1]
 
 
 def on_and_off():
