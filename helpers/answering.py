@@ -42,7 +42,8 @@ def generate(
         seed: of the sampling.
 
     Raises:
-        CourseError: a decoding parameter is out of range, or even one prompt does not fit into memory.
+        CourseError: a decoding parameter is out of range, a prompt is longer than the model can read, or even one
+            does not fit into memory.
     """
     check_whole("max_new_tokens", max_new_tokens, 1)
     check_whole("at_once", at_once, 1)
@@ -51,6 +52,12 @@ def generate(
     _check_decoding(temperature, top_p, top_k)
     messages = _prompts(prompts)
     asked = [tokens.token_ids(tokenizer, m, add_generation_prompt=True) for m in messages]
+    for number, ids in enumerate(asked, 1):
+        check_context(
+            model,
+            len(ids) + max_new_tokens,
+            f"Prompt {number} with max_new_tokens = {max_new_tokens}",
+        )
     settings = {"max_new_tokens": max_new_tokens, "do_sample": temperature is not None}
     settings |= {"repetition_penalty": repetition_penalty, "num_beams": num_beams}
     if temperature is not None:
@@ -83,12 +90,17 @@ def generate(
 
 def _prompts(prompts: Sequence[str | list[dict]]) -> list[list[dict]]:
     """Each prompt as messages."""
+    if isinstance(prompts, dict):  # one message
+        prompts = [prompts]
+    if not isinstance(prompts, str):
+        prompts = list(prompts or [])
     one = isinstance(prompts, str) or (prompts and all(isinstance(p, dict) for p in prompts))
     found = []
     for prompt in [prompts] if one else prompts:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         right = isinstance(messages, list) and all(
-            isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages
+            isinstance(m, dict) and {"role", "content"} <= set(m) and isinstance(m["content"], str)
+            for m in messages
         )
         if not right or not messages or messages[-1]["role"] != "user":
             raise CourseError(
@@ -115,6 +127,17 @@ def _check_decoding(temperature: float | None, top_p: float, top_k: int) -> None
             f"top_p = {top_p:g}, top_k = {top_k} would change nothing.",
             "With temperature = None the likeliest token is taken each time, and nothing is drawn.",
             "Give a temperature too, such as temperature=1.0, or leave both out.",
+        )
+
+
+def check_context(model, count: int, what: str) -> None:
+    """CourseError where a model would read or write more tokens than it has positions for."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit and count > limit:
+        raise CourseError(
+            f"{what} takes {count:,} tokens, and this model has {limit:,} positions.",
+            "It was trained on texts up to that length; beyond it, what it writes is worthless.",
+            "Shorten the text, leave it out, or lower max_new_tokens.",
         )
 
 

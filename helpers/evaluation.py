@@ -40,6 +40,7 @@ def measure(values: Sequence[float], weights: Sequence[float] | None = None) -> 
         raise CourseError(
             "There is nothing to average.", "The list of rows is empty.", "Choose some rows."
         )
+    _check_same_rows(values, values if weights is None else weights)
     v = torch.tensor(values, dtype=torch.float64)
     w = torch.ones_like(v) if weights is None else torch.tensor(weights, dtype=torch.float64)
     generator = torch.Generator().manual_seed(presets.SEED)
@@ -49,10 +50,20 @@ def measure(values: Sequence[float], weights: Sequence[float] | None = None) -> 
     return Measure(((v * w).sum() / w.sum()).item(), low, high, len(v))
 
 
+def _check_same_rows(one: Sequence[float], other: Sequence[float]) -> None:
+    if len(one) != len(other):
+        raise CourseError(
+            f"There are {len(one)} and {len(other)} numbers, and each row has one of both.",
+            "They were measured on different rows.",
+            "Measure both on the same rows, then run this cell again.",
+        )
+
+
 def change(
     before: Sequence[float], after: Sequence[float], weights: Sequence[float] | None = None
 ) -> Measure:
     """Mean of ``after − before``, row by row: a paired comparison. What a row's difficulty adds to both cancels out."""
+    _check_same_rows(before, after)
     return measure([b - a for a, b in zip(before, after, strict=True)], weights)
 
 
@@ -77,6 +88,7 @@ def answer_losses(
     for row in rows.select_columns(["id", "conversations", "score"]):
         last = to_prompt_completion(type(rows).from_list([row]))[-1]
         whole, read = tokens.learned_ids(tokenizer, last["prompt"], last["completion"])
+        answering.check_context(model, len(whole), f"The conversation {row['id']!r:.40}")
         pairs.append((read, whole))
     losses: list[float] = []
     for start in range(0, len(pairs), at_once):

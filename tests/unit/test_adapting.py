@@ -205,6 +205,14 @@ def test_a_setting_that_no_choice_holds_is_as_usual_or_refused(built, rows, chan
     assert f"SFTConfig has {name} = {changed[name]}" in said and "keeps no record" in said
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU Unsloth chooses the number format")
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_another_number_format_is_another_training_and_refused(built, rows, name):
+    _, trainer = built
+    setattr(trainer.args, name, not getattr(trainer.args, name))
+    assert f"{name} is " in refusal(trainer, FIRST, rows)
+
+
 def test_a_second_sftconfig_does_not_stop_a_trainer_that_was_built_before(built, rows, trained):
     """Its cell is run again: Transformers then clears what all trainers of a session share."""
     _, trainer = built

@@ -101,6 +101,48 @@ def test_the_start_token_stands_once_also_where_the_tokenizer_adds_one_by_itself
         assert ask(eager) == ask(tokenizer)
 
 
+@pytest.mark.parametrize(
+    "form", [lambda messages: messages, lambda messages: messages[0], lambda messages: [messages]]
+)
+def test_one_message_is_one_prompt_whatever_is_around_it(float_llama, form):
+    prompt = form([{"role": "user", "content": "Why?"}])
+    assert answering.generate(*float_llama, prompt, max_new_tokens=3) == answering.generate(
+        *float_llama, ["Why?"], max_new_tokens=3
+    )
+
+
+def test_prompts_that_are_made_one_by_one_are_all_answered(float_llama):
+    answers = answering.generate(*float_llama, (q for q in QUESTIONS), max_new_tokens=3)
+    assert answers == answering.generate(*float_llama, QUESTIONS, max_new_tokens=3)
+
+
+def test_a_text_longer_than_the_model_can_read_is_refused_by_number_and_by_id(float_llama):
+    long = "word " * 600
+    said = refusal(answering.generate, *float_llama, ["Why?", long], max_new_tokens=3)
+    assert "Prompt 2 with max_new_tokens = 3" in said and "512 positions" in said
+    row = {
+        "id": "long one",
+        "conversations": [
+            {"role": "user", "content": long},
+            {"role": "assistant", "content": "Yes."},
+        ],
+        "score": None,
+    }
+    assert "'long one' takes" in refusal(
+        evaluation.answer_losses, *float_llama, data.as_dataset([row])
+    )
+
+
+@pytest.mark.parametrize("question", [None, ["Why?"], {"role": "user", "content": "Why?"}])
+def test_the_question_of_a_next_token_is_a_text(float_llama, question):
+    assert "is no text" in refusal(answering.next_token_logits, *float_llama, question)
+
+
+def test_numbers_of_different_rows_are_not_compared():
+    assert "3 and 2 numbers" in refusal(evaluation.change, [1.0, 2.0, 3.0], [1.0, 2.0])
+    assert "3 and 1 numbers" in refusal(evaluation.measure, [1.0, 2.0, 3.0], [1.0])
+
+
 def test_no_questions_get_no_answers(float_llama):
     assert answering.generate(*float_llama, [], max_new_tokens=6) == []
 

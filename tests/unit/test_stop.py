@@ -164,6 +164,12 @@ _, _, trainer = tiny_run.build(rows)
 trainer.add_callback(Slow())
 """
 TRAIN = "run = training.train(trainer, tiny_run.CHOICE, rows)"
+# What the plot of the training now drew.
+POINTS = """
+from helpers.progress import LivePlot
+(plot,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, LivePlot)]
+print(*[step for step, _ in plot.points])
+"""
 
 
 @pytest.fixture
@@ -219,11 +225,49 @@ def test_in_a_notebook_stop_is_three_lines_and_running_the_cell_again_draws_a_ne
     here = shown["transient"]["display_id"]
     assert here != old["transient"]["display_id"], "the first cell's picture is not this cell's"
     assert {update["transient"]["display_id"] for update in updates} == {here}
-    assert len(updates) == tiny_run.STEPS - done - 1, "drawn once a step"
+    assert len(updates) <= tiny_run.STEPS - done
+    assert "step 24 of 24" in updates[-1]["metadata"]["image/png"]["alt"]
+    (points,) = of_type(run_cell(client, POINTS), "stream")
+    assert points["text"].split() == [str(step + 1) for step in range(tiny_run.STEPS)]
 
-    def points(content):
-        return content["data"]["text/html"].count("<circle") or len(
-            re.search(r'points="([^"]*)"', content["data"]["text/html"])[1].split()
-        )
 
-    assert points(updates[-1]) == tiny_run.STEPS, "with the losses before the stop"
+@pytest.mark.parametrize("times", [1, 3])
+def test_stop_while_the_adapter_is_saved_waits_until_it_is(
+    workspace, rows, trained, monkeypatch, times
+):
+    _, _, trainer = tiny_run.build(rows)
+    save = trainer.save_model
+
+    def pressed(folder, **options):
+        for _ in range(0 if options else times):  # at the end, not for a checkpoint
+            os.kill(os.getpid(), signal.SIGINT)
+        save(folder, **options)
+
+    monkeypatch.setattr(trainer, "save_model", pressed)
+    run = training.train(trainer, tiny_run.CHOICE, rows)
+    assert runs.latest().folder == run.folder and run.record["status"] == "finished"
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+def test_where_no_checkpoint_fits_on_the_disk_it_says_that_nothing_is_saved(workspace, rows):
+    class Fill(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            limit.enter_context(files_limited_to(2000))
+
+    _, _, trainer = tiny_run.build(rows)
+    trainer.add_callback(Fill())
+    with contextlib.ExitStack() as limit:
+        said = stopped(trainer, rows)
+    assert "Nothing is saved yet" in said and "goes on from what is saved" not in said
+
+
+@pytest.mark.parametrize(
+    "text", ["No space left on device (os error 28)", "Read-only file system (os error 30)"]
+)
+def test_a_full_disk_is_known_in_the_words_of_rust_too(workspace, rows, text):
+    """As the tokenizers library puts it, in an exception of no kind."""
+    from helpers import progress
+
+    _, _, trainer = tiny_run.build(rows)
+    with pytest.raises(CourseError, match="Make room"), progress.writing(trainer, workspace):
+        raise Exception(text)  # noqa: TRY002

@@ -1,6 +1,7 @@
 """Training: what is learnt, with which settings, and that an interrupted run loses nothing."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -528,6 +529,25 @@ def test_a_run_whose_record_is_gone_or_holed_is_not_replaced_by_another(copied, 
     assert "Put the file back" in caught.value.todo
     file.write_text(json.dumps(record))
     assert training.finished_run().folder == copied
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_run_that_lacks_a_part_of_a_file_is_not_answered_with(copied, name, damage):
+    """Without its chat template a model would be asked in another format, and nobody would see it."""
+    if damage == "cut":
+        (copied / name).write_bytes((copied / name).read_bytes()[:-20])
+    else:
+        (copied / name).unlink()
+    with pytest.raises(CourseError, match=re.escape(name)) as caught:
+        training.finished_run()
+    assert ("cut off" if damage == "cut" else "gone") in str(caught.value)
+
+
+def test_numbers_that_were_not_noted_are_named(trained):
+    assert len(runs.losses(trained.run.folder, "learning_rate")) == tiny_run.STEPS
+    with pytest.raises(CourseError, match="noted no accuracy"):
+        runs.losses(trained.run.folder, "accuracy")
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"name": 3}'])
