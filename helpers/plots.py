@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,6 +57,8 @@ def png(figure: Figure) -> bytes:
 
 def memory_bar(parts: Mapping[str, float], limit: float, caption: str, text: str = "") -> Figure:
     """The same bar as a figure, for where no sliders run; ``text`` stands below it."""
+    # A line of this font has room for so many letters; what is left of one goes below its value.
+    text = "\n".join(fill(line, 82, subsequent_indent=" " * 11) for line in text.splitlines())
     lines = text.count("\n") + 1 if text else 0
     figure, axes = _figure(height=1.8 + 0.2 * lines)
     left = 0.0
