@@ -173,3 +173,15 @@ def check_model(model, run: runs.Run) -> None:
             "Load the run's adapter again where models.load(run.folder) stands, and go on from there; or train again. "
             + FROM_THE_ADAPTER_ON,
         )
+
+
+def forget(*beginnings: str) -> None:
+    """Take names that begin so out of this notebook's session, so that no cell takes them for those of another model.
+
+    Such a cell then says which name is missing. Nothing happens outside a notebook.
+    """
+    from IPython import get_ipython
+
+    names = getattr(get_ipython(), "user_ns", {})
+    for name in [name for name in names if name.startswith(beginnings)]:
+        del names[name]

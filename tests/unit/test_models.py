@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unsloth import is_bfloat16_supported
 
-from helpers import answering, lora, machine, models, presets
-from helpers import embedded as small_model
+from helpers import answering, lora, machine, models, presets, small_model
 from helpers.adapter import count_parameters
 from helpers.errors import CourseError
 
@@ -548,7 +547,7 @@ def test_a_template_that_cannot_be_set_is_refused_and_named(tokenizer, template)
 @pytest.fixture(scope="module")
 def embedded():
     """Folder of the small model in the workspace that all tests share."""
-    return small_model.embedded_folder()
+    return small_model.folder()
 
 
 def unchanged(folder) -> dict:
@@ -599,7 +598,7 @@ def test_damage_to_the_small_model_s_weights_is_noticed_and_repaired(embedded, w
     with (folder / "model.safetensors").open("r+b") as weights:
         weights.seek(-1000, os.SEEK_END)
         weights.write(b"\0" * 100)
-    assert small_model.embedded_folder() == folder
+    assert small_model.folder() == folder
     assert "damaged" in capsys.readouterr().out
     # Made again from the same package: the same bytes.
     assert (folder / "model.safetensors").read_bytes() == (
@@ -608,7 +607,7 @@ def test_damage_to_the_small_model_s_weights_is_noticed_and_repaired(embedded, w
     assert [entry.name for entry in folder.parent.iterdir()] == ["smollm2-135m"]
     record = json.loads((folder / "sha256.json").read_text())
     assert record.keys() == {file.name for file in folder.iterdir()} - {"sha256.json"}
-    assert small_model.embedded_folder() == folder and capsys.readouterr().out == ""
+    assert small_model.folder() == folder and capsys.readouterr().out == ""
 
 
 def test_without_room_on_the_disk_the_small_model_is_refused_and_nothing_is_left(
@@ -616,7 +615,7 @@ def test_without_room_on_the_disk_the_small_model_is_refused_and_nothing_is_left
 ):
     usage = shutil.disk_usage("/")._replace(free=2**29)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert "0.5 GiB are free" in refusal(small_model.embedded_folder)
+    assert "0.5 GiB are free" in refusal(small_model.folder)
     assert list(workspace.iterdir()) == []
 
 
@@ -653,7 +652,7 @@ def test_damage_to_any_of_the_small_model_s_files_is_noticed(
         (folder / name).write_bytes(damage(content))
     before = unchanged(folder)
     # Noticed, but nothing can be made without a network: what is there stays as it is.
-    assert presets.EMBEDDED_PACKAGE in refusal(small_model.embedded_folder)
+    assert presets.EMBEDDED_PACKAGE in refusal(small_model.folder)
     assert "damaged" in capsys.readouterr().out
     assert unchanged(folder) == before
     assert list(folder.parent.iterdir()) == [folder]
@@ -664,7 +663,7 @@ def test_a_disk_that_fills_while_the_small_model_is_written_leaves_no_half_of_it
     # The download fits below this, and the weights (269 MB) do not.
     folder = workspace / "models" / presets.EMBEDDED
     with files_limited_to(150_000_000):
-        message = refusal(small_model.embedded_folder)
+        message = refusal(small_model.folder)
     assert str(folder) in message and "disk" in message
     assert list(folder.parent.iterdir()) == []
 
@@ -672,7 +671,7 @@ def test_a_disk_that_fills_while_the_small_model_is_written_leaves_no_half_of_it
 @pytest.mark.slow
 def test_a_disk_that_is_full_before_the_download_ends_is_told_of(workspace):
     with files_limited_to(10_000_000):
-        message = refusal(small_model.embedded_folder)
+        message = refusal(small_model.folder)
     assert presets.EMBEDDED_PACKAGE in message and os.strerror(errno.EFBIG) in message
     assert [path for path in workspace.rglob("*") if path.name != "models"] == []
 
@@ -681,13 +680,13 @@ def test_a_workspace_that_cannot_hold_the_small_model_is_named(workspace):
     """Something that is no folder lies where the models go."""
     workspace.mkdir()
     (workspace / "models").write_text("")
-    assert str(workspace / "models") in refusal(small_model.embedded_folder)
+    assert str(workspace / "models") in refusal(small_model.folder)
 
 
 def test_without_a_network_the_small_model_is_refused_and_nothing_half_made_is_left(
     workspace, no_network
 ):
-    message = refusal(small_model.embedded_folder)
+    message = refusal(small_model.folder)
     assert presets.EMBEDDED_PACKAGE in message
     assert "network" in message and "COURSE_MODEL" in message
     assert [path for path in workspace.rglob("*") if path.name != "models"] == []
