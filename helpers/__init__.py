@@ -27,18 +27,19 @@ Open these when you need them.
     workspace           where models, runs and choices live                                         all
     homework            the homework's data, sort keys, decoding and two files                      00 04 06
     selection           order conversations by a sort key; keep the chosen ones                     00 04 05 06 07
-    carry               a choice and a selection as one line, to take them to another machine       –
+    carry               a choice and a selection as one line, to take them to another machine       00 04
     reading             files of several kinds as rows                                              –
     shapes              one row, in any of the shapes people keep conversations in                  –
     letters             letters that nobody sees, or that look alike                                –
     runs                folders of runs: where one goes, what it recorded                           00 05 07
     checkpoints         which checkpoint to go on from                                              –
     claims              one run is trained by one process at a time                                 –
-    asked               is what a session holds what it is asked for?                               00 05 06
+    asked               is what a session holds what it is asked for?                               00 05 06 07
     progress            beside a training: minutes, the loss, Stop                                  –
-    plots               figures from plain data                                                     02 03 04 05 06 07
+    plots               figures from plain data                                                     00 02 03 04 05 06 07
     svg                 pictures that move with a slider; the colours of all figures                –
-    drawings            drawings of the ideas                                                       –
+    beside              answers to the same questions side by side, as a table                      00
+    drawings            drawings of the ideas                                                       00 07
     widgets             the sliders                                                                 03 07
 
 setup/: what a session begins with, for a bare interpreter.

@@ -59,6 +59,7 @@ HELPERS = {
     "asked": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
     "answering": {"torch"},
+    "beside": set(),
     "evaluation": {"torch"},
     "svg": set(),
     "plots": {"matplotlib", "numpy"},
@@ -93,6 +94,7 @@ STANDARD_LIBRARY_ONLY = [
     "claims",
     "checkpoints",
     "runs",
+    "beside",
     "svg",
 ]
 # These begin with Unsloth, or with a helper that does.
