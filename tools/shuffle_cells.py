@@ -32,6 +32,15 @@ edited = data.load_conversations(data.OUR_POOL).select(range(24)).to_list()
 edited[0]["conversations"][-1]["content"] += " {word}"
 selection.save_selection(type(pool).from_list(edited), data.OUR_POOL)
 """
+# In 00 a choice comes as a code too, with the first conversations of the pool or without any; or some of the rows go.
+FEWER = (12, 8)
+AS_A_CODE = """
+from helpers.choice import save_choice
+save_choice({choice})
+if {rows}:
+    first = data.load_conversations(data.OUR_POOL).select(range({rows}))
+    selection.save_selection(first, data.OUR_POOL)
+"""
 PRESS_STOP = """
 import signal, transformers
 class Press(transformers.TrainerCallback):
@@ -63,11 +72,20 @@ def student_s_change(number: str, dice: random.Random) -> str:
     stop = PRESS_STOP.format(step=dice.randrange(3), times=dice.choice([1, 1, 2]))
     if number == "00":
         edit = f"r, alpha, size = {r}, {alpha}, presets.size()\nchoice = {choice}"
-        other_rows = f"chosen = chosen.select(range({dice.choice([8, 20])}))"
-        return dice.choice([edit, edit, edit, other_rows])
+        other_rows = f"chosen = chosen.select(range(min({dice.choice(FEWER)}, len(chosen))))"
+        form = next(cell for cell in sources(number) if 'my_code = ""' in cell)
+        by_code = AS_A_CODE.format(choice=choice, rows=dice.choice([0, 24]))
+        by_code += form.replace('my_code = ""', "my_code = carry.code()")
+        return dice.choice([edit, edit, edit, by_code, by_code, other_rows])
     edits = [f"{SAVE.format(choice=choice)}\nchoice = load_choice()"] * 2
     edits += [EDITED.format(word=dice.choice(["Yes.", "No."])), stop, f"choice = {choice}"]
     return dice.choice(edits)
+
+
+def begins_again(number: str, cells: list[str]) -> int:
+    """Where a student goes on after a change: in 00 behind the cell that makes the choice, in 05 in it."""
+    makes = next(i for i, cell in enumerate(cells) if "\nchoice = " in cell)
+    return makes + (number == "00")
 
 
 def an_order(number: str, dice: random.Random) -> list[str]:
@@ -102,7 +120,7 @@ def an_order(number: str, dice: random.Random) -> list[str]:
             place += 1
         if place == len(cells) and len(found) < 2 * len(cells) and dice.random() < 0.6:
             found.append(student_s_change(number, dice))
-            place = 5 if number == "00" else 2
+            place = begins_again(number, cells)
     return found
 
 
@@ -215,12 +233,16 @@ class Judge:
         pool = data.load_conversations(data.OUR_POOL)
         size = presets.size().conversations
         best = selection.select(pool, homework.advanced_key, largest_first=True)
-        every_nth = best.select([i * len(best) // size for i in range(size)])
-        candidates = [best.select(range(n)) for n in (size, 20, 8)] + [every_nth]
+        own = [pool.select(range(24))]
         for word in ("Yes.", "No."):
-            edited = pool.select(range(24)).to_list()
+            edited = own[0].to_list()
             edited[0]["conversations"][-1]["content"] += f" {word}"
-            candidates.append(Dataset.from_list(edited))
+            own.append(Dataset.from_list(edited))
+        # As load_selection shortens a list, at test size.
+        spread = [
+            rows.select([i * len(rows) // size for i in range(size)]) for rows in (best, *own)
+        ]
+        candidates = [rows.select(range(n)) for rows in (best, *spread) for n in (size, *FEWER)]
         return next(c for c in candidates if selection.fingerprint(c) == record["data"])
 
 
