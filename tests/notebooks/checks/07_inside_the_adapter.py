@@ -26,31 +26,15 @@ def _same(shown, grid):
 def the_run():
     _unsloth_first()
     assert run.record["status"] == "finished"
-    assert list(conversations["id"]) == run.record["ids"]
     assert (r, alpha) == (run.record["choice"]["r"], run.record["choice"]["lora_alpha"])
     divisor = r**0.5 if choice.use_rslora else r
     assert abs(scale * divisor - alpha) < 1e-9 * alpha
 
 
-def train_the_relatives():
-    assert set(same_scale) == set(same_alpha) == set(ranks)
-    plain, own = {"use_rslora": False}, choice.to_dict()
-    for rank in ranks:
-        lower = own | plain | {"r": rank}
-        assert same_scale[rank].record["choice"] == lower | {"lora_alpha": scale * rank}
-        assert same_alpha[rank].record["choice"] == lower | {"lora_alpha": scale * r}
-    assert louder.record["choice"] == own | {"lora_alpha": 4 * alpha}
-    assert shuffled.record["choice"] == own and shuffled.record["data"] != run.record["data"]
-    # Relatives do not take the place of the student's own.
-    assert runs.latest().folder.name == run.folder.name
-
-
-def relatives_of_the_run():
-    assert shuffled.record["trainable_parameters"] == run.record["trainable_parameters"]
-
-
 def factors_of_the_run():
     assert first.a.shape[0] == first.b.shape[1] == r
+    # W, B and A are drawn.
+    assert {"W", "B", "A"} <= {text.get_text() for text in _figure().axes[0].texts}
 
 
 def base_and_yours():
@@ -64,12 +48,9 @@ def turn_alpha():
 
 
 def alpha_dial():
-    assert dial.losses == losses and dial.trained == {4: trained_louder}
+    assert dial.losses == losses and dial.trained == {}
     assert len(answers) == len(losses) and losses[dial.slider.index][0] == 1
     assert f"held-out loss {losses[3][1]:.2f}" in dial.text()
-    # The model holds the louder adapter.
-    assert abs(adapter.layers(model)[name].scaling["default"] - 4 * scale) < 1e-6 * scale
-    assert trained_louder > 0
 
 
 def quick_and_slow():
@@ -78,37 +59,16 @@ def quick_and_slow():
 
 
 def count_directions():
-    for counted in directions.values():
-        assert set(counted) == set(yours)
-        assert min(counted.values()) >= 0 and 1 <= max(counted.values()) <= r
-    # Behind the maps' axes stand those of the colour bar.
-    maps = _figure().axes[: len(grids)]
-    assert [axes.get_title() for axes in maps] == list(grids)
-    assert all(_same(_map(axes), grids[axes.get_title()]) for axes in maps)
+    assert set(directions) == set(yours)
+    assert min(directions.values()) >= 0 and 1 <= max(directions.values()) <= r
+    assert _same(_map(_figure().axes[0]), adapter.grid(directions))
 
 
-def share_by_directions():
-    assert _drawn(_figure().axes[0]) == shares
-    for line in shares.values():
-        values = [share for _, share in line]
-        assert len(values) <= r and 0 < values[-1] < 1 + 1e-6
-        # Each direction adds to the share, but for rounding.
-        assert all(b > a - 1e-6 for a, b in zip([0, *values], values, strict=False))
-
-
-def loss_of_shuffled():
-    assert noise_loss > 0 and noise_loss not in (base_loss, your_loss)
-
-
-def cut_or_trained():
+def cut_to_rank():
     # At full rank nothing is cut off.
     assert abs(dict(cut)[r] - your_loss) < 0.01
     assert {rank for rank, _ in cut} >= {1, r}
-
-
-def rank_curve():
-    assert _drawn(_figure().axes[0]) == lines
-    assert all(line[-1][0] == r for line in lines.values())
+    assert _drawn(_figure().axes[0]) == {"your adapter, cut": cut}
 
 
 def change_beside_weight():
@@ -133,6 +93,69 @@ def merge_in_4_bits():
     assert merged_loss > 0
     # The weights are back, and so is the adapter.
     assert abs(heldout_loss() - your_loss) < 0.01
+
+
+def how_long():
+    assert trainings == 2 + 2 * len([rank for rank in presets.size().ranks if rank < r])
+    assert minutes == run.record["minutes"] > 0
+
+
+def train_the_relatives():
+    assert list(conversations["id"]) == run.record["ids"]
+    assert set(same_scale) == set(same_alpha) == set(ranks)
+    plain, own = {"use_rslora": False}, choice.to_dict()
+    for rank in ranks:
+        lower = own | plain | {"r": rank}
+        assert same_scale[rank].record["choice"] == lower | {"lora_alpha": scale * rank}
+        assert same_alpha[rank].record["choice"] == lower | {"lora_alpha": scale * r}
+    assert louder.record["choice"] == own | {"lora_alpha": 4 * alpha}
+    assert shuffled.record["choice"] == own and shuffled.record["data"] != run.record["data"]
+    assert shuffled.record["trainable_parameters"] == run.record["trainable_parameters"]
+    # Relatives do not take the place of the student's own.
+    assert runs.latest().folder.name == run.folder.name
+
+
+def dial_beside_trained():
+    assert beside.losses == losses and beside.trained == {4: louder_loss}
+    curve, square = _figure().axes[0].lines
+    assert list(zip(*curve.get_data(), strict=True)) == losses
+    assert list(zip(*square.get_data(), strict=True)) == [(4, louder_loss)]
+    # The model holds the louder adapter.
+    assert abs(adapter.layers(model)[name].scaling["default"] - 4 * scale) < 1e-6 * scale
+    assert louder_loss > 0
+
+
+def count_of_shuffled():
+    for counts in counted.values():
+        assert set(counts) == set(yours)
+        assert min(counts.values()) >= 0 and 1 <= max(counts.values()) <= r
+    # Behind the maps' axes stand those of the colour bar.
+    maps = _figure().axes[: len(grids)]
+    assert [axes.get_title() for axes in maps] == list(grids)
+    assert all(_same(_map(axes), grids[axes.get_title()]) for axes in maps)
+
+
+def share_by_directions():
+    assert _drawn(_figure().axes[0]) == shares
+    for line in shares.values():
+        values = [share for _, share in line]
+        assert len(values) <= r and 0 < values[-1] < 1 + 1e-6
+        # Each direction adds to the share, but for rounding.
+        assert all(b > a - 1e-6 for a, b in zip([0, *values], values, strict=False))
+
+
+def loss_of_shuffled():
+    assert noise_loss > 0 and noise_loss not in (base_loss, your_loss)
+
+
+def cut_or_trained():
+    assert [list(dict(line)) for line in list(lines.values())[1:]] == [[*ranks, r]] * 2
+    assert all(loss > 0 for line in lines.values() for _, loss in line)
+
+
+def rank_curve():
+    assert _drawn(_figure().axes[0]) == lines
+    assert all(line[-1][0] == r for line in lines.values())
 
 
 def minus_alpha():
