@@ -6,10 +6,6 @@ def the_run():
     assert run.record["status"] == "finished"
 
 
-def adapter_config():
-    assert config["r"] == run.record["choice"]["r"]
-
-
 def same_numbers():
     assert numbers == run.record["trainable_parameters"]
 
@@ -18,8 +14,18 @@ def first_word():
     assert not torch.equal(logits_off, logits_on)
 
 
+def adapter_config():
+    assert config["r"] == run.record["choice"]["r"]
+
+
 def heldout_loss():
     assert seen == []
+
+
+def loss_with_interval():
+    for mean in (loss_before, loss_after, loss_change):
+        assert mean.low <= mean.mean <= mean.high and mean.count == len(heldout)
+    assert abs(loss_after.mean - loss_before.mean - loss_change.mean) < 1e-6
 
 
 def house_style():
@@ -65,14 +71,12 @@ def greedy_or_hot():
 
 
 def test_set_spellings():
-    assert (
-        len(prompts)
-        == len(test_set)
-        == min(len(data.load_conversations(data.test_set_path())), size.prompts)
-    )
+    assert not respelt.exists()
 
 
 def homework_files():
+    whole = data.load_conversations(data.test_set_path())
+    assert len(prompts) == len(test_set) == min(len(whole), size.prompts)
     assert list(written) == test_set["id"]
     assert all(len(entry["output"]) == 1 for entry in written.values())
 
