@@ -35,10 +35,10 @@ class SideBySide:
         return "\n".join(lines[1:])
 
     def _repr_html_(self) -> str:
-        style = f'style="text-align:left; vertical-align:top; width:{100 // len(self.names)}%"'
+        style = f'style="text-align:left; vertical-align:top; white-space:normal; width:{100 // len(self.names)}%"'
         rows = [[f"<th {style}>{_as_html(name)}</th>" for name in self.names]]
         for question, *answers in self.rows:
-            span = f'colspan="{len(self.names)}" style="text-align:left"'
+            span = f'colspan="{len(self.names)}" style="text-align:left; white-space:normal"'
             rows.append([f"<td {span}><b>{_as_html(question)}</b></td>"])
             rows.append([f"<td {style}>{_as_html(answer)}</td>" for answer in answers])
         return "<table>\n" + "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "\n</table>"

@@ -67,7 +67,8 @@ def weight_and_update(n_in: int, n_out: int, r: int) -> Figure:
     figure, axes = _canvas(7.2, 3.6, 18, 9)
     unit, middle = 6 / max(n_in, n_out), 3.6
     wide, high, thin = n_in * unit, n_out * unit, max(r * unit, 0.5)
-    x, top, below = 2.2, middle - high / 2, middle + high / 2 + 0.3
+    x = (18 - (wide + 2.8 + thin + 1 + wide)) / 2
+    top, below = middle - high / 2, middle + high / 2 + 0.3
     _matrix(axes, x, top, wide, high, "W", FROZEN)
     axes.text(
         x + wide / 2,
@@ -230,6 +231,7 @@ def tokens_and_labels(pieces: Sequence[str], learnt: Sequence[bool], across: flo
             va="center",
             family="monospace",
             fontsize=8.5,
+            parse_math=False,  # a text may hold dollar signs
         )
     low = row + 1.7
     for left, colour, text in (
