@@ -1,4 +1,4 @@
-"""Put the results of the GPU scripts into `gpu/results.json`, a table of them into the README, and what notebooks show
+"""Put the results of the GPU scripts into `gpu/results.json`, a table of them into docs/measured.md, and what notebooks show
 of them into `data/measured.json`.
 
 `python gpu/collect.py` reads `build/gpu/results/`; `--check` only compares the other two with results.json.
@@ -17,7 +17,7 @@ import common
 FILE = common.KIT / "gpu" / "results.json"
 # The rest of it is tools/record.py's. A student's kit has it, but no gpu/.
 SHOWN = common.KIT / "data" / "measured.json"
-README = common.KIT / "README.md"
+PAGE = common.KIT / "docs" / "measured.md"
 MARKS = re.compile(r"(<!-- gpu -->\n).*?(<!-- /gpu -->)", re.DOTALL)
 PARTS = (
     "machine",
@@ -182,7 +182,7 @@ def differing(results: dict) -> str:
 
 
 def summary(results: dict) -> str:
-    """The README's table, a head above it and what to know about the numbers below it."""
+    """The table of docs/measured.md, a head above it and what to know about the numbers below it."""
     machine = results["machine"]
     days = sorted({date or results.get("date", "an unknown day") for date in dates(results)})
     when = f"on {days[0]}" if len(days) == 1 else f"between {days[0]} and {days[-1]}"
@@ -481,12 +481,12 @@ def with_shown(record: dict, results: dict) -> dict:
 
 
 def check(results: dict, readme: str, wanted: str) -> None:
-    """Exit with a reason where the README, a prediction or what notebooks show is not what it would be now."""
+    """Exit with a reason where the table, a prediction or what notebooks show is not what it would be now."""
     points = results.get("grid", {}).get("points", [])
     if points != with_predictions(points):
         sys.exit("The planner's predictions in results.json are not those of helpers/memory.py.")
     if wanted != readme:
-        sys.exit("The README's GPU table is not that of results.json.")
+        sys.exit("The table in docs/measured.md is not that of results.json.")
     record = json.loads(SHOWN.read_text(encoding="utf-8"))
     if record != with_shown(record, results):
         sys.exit("What data/measured.json has under gpu is not what results.json has.")
@@ -495,7 +495,7 @@ def check(results: dict, readme: str, wanted: str) -> None:
 def main() -> None:
     only_check = "--check" in sys.argv
     results = json.loads(FILE.read_text(encoding="utf-8")) if only_check else collect()
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     made = summary(results)
     wanted = MARKS.sub(lambda m: m[1] + made + m[2], text)
     if only_check:
@@ -504,7 +504,7 @@ def main() -> None:
     record = with_shown(json.loads(SHOWN.read_text(encoding="utf-8")), results)
     # All or none: only now is it known that a table can be made of them.
     FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    README.write_text(wanted, encoding="utf-8")
+    PAGE.write_text(wanted, encoding="utf-8")
     # In the form that tools/record.py gives it.
     half = SHOWN.with_suffix(".partial")
     half.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")

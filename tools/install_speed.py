@@ -3,7 +3,7 @@
 `python tools/install_speed.py [IMAGE]` rebuilds the image (as tools/replica.py does), and installs the same main
 packages in the same versions into fresh copies of it, twice each, with empty caches: through
 `environment.install()`, and through a cell of pip lines as Unsloth's own notebooks have it. It writes a table
-into the README. Seconds depend on the network and the machine; look at the ratio.
+into docs/measured.md. Seconds depend on the network and the machine; look at the ratio.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import replica
 
 from helpers.setup import locks
 
-README = replica.ROOT / "README.md"
+PAGE = replica.ROOT / "docs" / "measured.md"
 MARKS = re.compile(r"(<!-- install -->\n).*?(<!-- /install -->)", re.DOTALL)
 REPEATS = 2
 # Two lines, as in Unsloth's cells for Colab: itself without what it asks for, the rest with.
@@ -124,8 +124,8 @@ def main() -> None:
         )
     table = "\n".join(lines) + "\n"
     print(table)
-    text = README.read_text(encoding="utf-8")
-    README.write_text(MARKS.sub(lambda m: m[1] + table + m[2], text), encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(MARKS.sub(lambda m: m[1] + table + m[2], text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def kit(tmp_path, monkeypatch):
     results, readme = tmp_path / "results", tmp_path / "README.md"
     monkeypatch.setattr(common, "RESULTS", results)
     monkeypatch.setattr(collect, "FILE", tmp_path / "results.json")
-    monkeypatch.setattr(collect, "README", readme)
+    monkeypatch.setattr(collect, "PAGE", readme)
     monkeypatch.setattr(collect, "SHOWN", tmp_path / "measured.json")
     collect.SHOWN.write_text(json.dumps(RECORD))
     monkeypatch.setattr(sys, "argv", ["collect.py"])

@@ -1,4 +1,4 @@
-"""What was measured on a GPU: complete, within the course's promises, and the README says the same."""
+"""What was measured on a GPU: complete, within the course's promises, and docs/measured.md says the same."""
 
 import json
 import re
@@ -12,9 +12,9 @@ from helpers.presets import CUDA_CONTEXT_GIB, T4_MEMORY_GIB
 
 KIT = Path(__file__).parents[2]
 RESULTS = json.loads((KIT / "gpu" / "results.json").read_text(encoding="utf-8"))
-README = (KIT / "README.md").read_text(encoding="utf-8")
+PAGE = (KIT / "docs" / "measured.md").read_text(encoding="utf-8")
 # Without its line breaks.
-TEXT = " ".join(README.split())
+TEXT = " ".join(PAGE.split())
 SHAPES = RESULTS["speed"].get("training", [])
 OWN = [shape for shape in SHAPES if shape["kind"] == "own"]
 
@@ -138,3 +138,13 @@ def test_the_homework_takes_little_more_than_five_gib():
 def test_the_planner_was_within_five_percent_of(point):
     assert point["fits"]
     assert point["predicted_gib"] == pytest.approx(point["measured_gib"], rel=0.05)
+
+
+def test_the_few_numbers_in_the_readme_stand_in_the_page_of_measurements():
+    readme = (KIT / "README.md").read_text(encoding="utf-8")
+    lines = re.search(r"(?s)\(docs/measured\.md\):\n(.*?)\n\n", readme)[1]
+    page = TEXT.replace(" %", "%")
+    numbers = re.findall(r"\d+(?:\.\d+)?%?", lines.replace(" %", "%"))
+    assert len(numbers) > 3
+    missing = [n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?![\d.])", page)]
+    assert missing == []
