@@ -30,9 +30,9 @@ SAVE = "from helpers.choice import save_choice\nsave_choice({choice})"
 EDITED = """
 edited = data.load_conversations(data.OUR_POOL).select(range(24)).to_list()
 edited[0]["conversations"][-1]["content"] += " {word}"
-selection.save_selection(type(pool).from_list(edited), data.OUR_POOL)
+selection.save_selection(data.as_dataset(edited), data.OUR_POOL)
 """
-# In 00 a choice comes as a code too, with the first conversations of the pool or without any; or some of the rows go.
+# A choice comes as a code too, in 00 with the first conversations of the pool or without any; or some of the rows go.
 FEWER = (12, 8)
 AS_A_CODE = """
 from helpers.choice import save_choice
@@ -70,14 +70,15 @@ def student_s_change(number: str, dice: random.Random) -> str:
     r, alpha = dice.choice(SETTINGS)
     choice = CHOICE.format(r=r, alpha=alpha, rate=RATE)
     stop = PRESS_STOP.format(step=dice.randrange(3), times=dice.choice([1, 1, 2]))
+    form = next(cell for cell in sources(number) if 'my_code = ""' in cell)
+    form = form.replace('my_code = ""', "my_code = carry.code()")
     if number == "00":
         edit = f"r, alpha, size = {r}, {alpha}, presets.size()\nchoice = {choice}"
         other_rows = f"chosen = chosen.select(range(min({dice.choice(FEWER)}, len(chosen))))"
-        form = next(cell for cell in sources(number) if 'my_code = ""' in cell)
-        by_code = AS_A_CODE.format(choice=choice, rows=dice.choice([0, 24]))
-        by_code += form.replace('my_code = ""', "my_code = carry.code()")
+        by_code = AS_A_CODE.format(choice=choice, rows=dice.choice([0, 24])) + form
         return dice.choice([edit, edit, edit, by_code, by_code, other_rows])
-    edits = [f"{SAVE.format(choice=choice)}\nchoice = load_choice()"] * 2
+    save = SAVE.format(choice=choice)
+    edits = [f"{save}\nchoice = load_choice()", f"{save}\n{form}"]
     edits += [EDITED.format(word=dice.choice(["Yes.", "No."])), stop, f"choice = {choice}"]
     return dice.choice(edits)
 

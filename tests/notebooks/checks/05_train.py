@@ -12,14 +12,6 @@ def choice_and_selection():
     assert len(set(conversations["id"])) == len(conversations)
 
 
-def one_row_an_answer():
-    assert len(example_rows) == 2
-
-
-def selection_rows():
-    assert len(rows) >= len(conversations)
-
-
 def add_the_adapter():
     settings = model.peft_config["default"]
     assert (settings.r, settings.lora_alpha) == (choice.r, choice.lora_alpha)
@@ -32,35 +24,29 @@ def add_the_adapter():
 
 def step_size():
     assert rows_at_once * accumulation == choice.rows_per_update
+    assert len(rows) >= len(conversations) == len(lengths)
 
 
-def trainer_and_folder():
+def build_the_trainer():
     # Unsloth puts its own in place of TRL's: the helper's, imported long before, are the same.
     assert SFTTrainer is training.SFTTrainer and SFTConfig is training.SFTConfig
     assert folder.is_dir() and folder.parent == workspace.path("runs")
     assert folder.name.startswith(runs.name_of(choice)) and not runs.is_finished(folder)
-
-
-def every_setting():
-    at_once, times = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    assert (at_once, at_once * times) == (rows_at_once, choice.rows_per_update)
-    assert config.output_dir == str(folder) and config.num_train_epochs == choice.num_train_epochs
-    assert config.learning_rate == models.learning_rate(choice, model)
-    assert (config.warmup_steps, config.seed) == (warmup, presets.SEED)
-    assert not (config.fp16 and config.bf16)
-
-
-def same_settings():
-    assert not different and len(helped) == len(written)
-
-
-def build_the_trainer():
     assert trainer.prepared_rows == rows.to_list()
     assert len(trainer.train_dataset) == len(rows)
-    assert trainer.args.output_dir == config.output_dir
+    assert trainer.args.output_dir == str(folder)
     trained = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
     assert trained and all(".lora_" in name for name in trained)
     assert all(p.element_size() == 4 for p in trained.values())
+
+
+def draw_one_row():
+    assert len(pieces) == len(tokens) == min(map(len, trainer.train_dataset["input_ids"]))
+    texts = [text.get_text() for text in _figure().axes[0].texts]
+    count = int(counted.sum())
+    # A token each, and the two lines that say how many are read and learnt.
+    assert len(texts) == len(pieces) + 2
+    assert f"{len(pieces) - count} tokens" in texts[-2] and f"{count} tokens" in texts[-1]
 
 
 def label_one_row():
@@ -69,23 +55,23 @@ def label_one_row():
     assert 0 < start < end and int(counted.sum()) == end - start
     assert (labels[start:end] == tokens[start:end]).all()
     answer = tokenizer.decode(tokens[start:end], skip_special_tokens=True)
-    assert answer.split() == rows[0]["completion"][0]["content"].split()
-
-
-def labels_are_answers():
-    assert exact == len(rows)
-    assert 0 < min(shares) and max(shares) < 1
+    number = [row["input_ids"] for row in trainer.train_dataset].index(shortest["input_ids"])
+    assert answer.split() == rows[number]["completion"][0]["content"].split()
 
 
 def train_the_adapter():
+    from helpers import plots
+    from helpers.progress import LivePlot
+
     assert run.folder == folder.absolute() and runs.is_finished(run.folder)
     assert run.record["trainable_parameters"] == counts.trainable
-    assert [step for step, _ in runs.losses(run.folder)] == list(range(1, steps + 1))
+    points = runs.losses(run.folder)
+    assert [step for step, _ in points] == list(range(1, steps + 1))
     asked.check_model(model, run)
-
-
-def loss_curve():
-    dots, mean = _figure().axes[0].lines
+    # The picture that moved shows these losses, and their running mean.
+    (live,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, LivePlot)]
+    assert live.points == points
+    dots, mean = plots.loss_curve(live.points).axes[0].lines
     assert list(zip(dots.get_xdata(), dots.get_ydata(), strict=True)) == points
     assert list(mean.get_xdata()) == [step for step, _ in points]
     newest = [loss for _, loss in points[-5:]]
@@ -97,11 +83,65 @@ def loss_falls():
     assert last < first
 
 
+def heldout_loss():
+    assert len(base_losses) == len(tuned_losses) == len(counts_each) == presets.size().heldout
+    assert min(counts_each) > 0 and 0 < tuned_loss < base_loss
+    assert fell > len(heldout) / 2
+    # Nobody trained on them.
+    assert not selection.overlap(conversations, heldout)
+
+
+def five_answer_pairs():
+    assert len(answers) == len(prompts) == len(ids) and answered_by == run
+    assert base_answers != answers[: len(base_answers)]
+    table = Out[len(In) - 1]
+    assert table.names == ["base", "tuned"] and len(table.rows) == len(base_answers)
+    assert [row[1:] for row in table.rows] == list(zip(base_answers, answers, strict=False))
+
+
+def homework_files():
+    import json
+
+    written = json.loads((run.folder / "pred.json").read_text(encoding="utf-8"))
+    assert list(written) == list(ids)
+    assert [entry["output"] for entry in written.values()] == [[answer] for answer in answers]
+    assert [entry["input"] for entry in written.values()] == prompts
+    held = json.loads(settings.read_text(encoding="utf-8"))
+    assert settings.parent == run.folder and len(held) == 9
+    at_once, times = held["per_device_train_batch_size"], held["gradient_accumulation_steps"]
+    assert (at_once, at_once * times) == (rows_at_once, choice.rows_per_update)
+    assert held["learning_rate"] == trainer.args.learning_rate
+
+
+def one_row_an_answer():
+    assert len(example_rows) == 2
+
+
+def labels_are_answers():
+    assert exact == len(rows)
+    assert 0 < min(shares) and max(shares) < 1
+
+
+def every_setting():
+    at_once, times = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    assert (at_once, at_once * times) == (rows_at_once, choice.rows_per_update)
+    assert config.output_dir == str(folder) and config.num_train_epochs == choice.num_train_epochs
+    assert config.learning_rate == models.learning_rate(choice, model)
+    assert config.seed == presets.SEED
+    assert config.warmup_steps == choice.warmup_steps(len(rows)) == trainer.args.warmup_steps
+    assert not (config.fp16 and config.bf16)
+
+
+def same_settings():
+    assert not different and len(helped) == len(written)
+
+
+def two_warnings():
+    assert not plan.warnings_for(Choice()) and plan.warnings_for(example)
+
+
 def predicted_memory():
     assert predicted.total > predicted.weights > 0
-
-
-def minutes():
     assert 0 < quick < slow
 
 
@@ -111,17 +151,13 @@ def files_of_the_run():
         assert found, f"nothing in the folder begins with {name}"
 
 
-def adapter_size():
-    assert abs(adapter_mb / (4 * counts.trainable / 1e6) - 1) < 0.1
-
-
 def cut_checkpoint():
     assert not half.exists() and (newest / "trainer_state.json").exists()
 
 
 def learning_rates():
-    assert top[0] > warmup and 0 < rates[-1][1] < top[1]
+    assert top[0] > choice.warmup_steps(len(rows)) and 0 < rates[-1][1] < top[1]
 
 
-def on_and_off():
-    assert before != after
+def adapter_size():
+    assert abs(adapter_mb / (4 * counts.trainable / 1e6) - 1) < 0.1
