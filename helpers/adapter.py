@@ -114,6 +114,29 @@ def put_factors(model: torch.nn.Module, wanted: dict[str, Factors]) -> None:
         layer.scaling[NAME] = new.scale
 
 
+@torch.no_grad()
+def put_in(layer: torch.nn.Module, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Write an A (r × n_in) and a B (n_out × r) into one PEFT LoRA layer; its scale stays.
+
+    Raises:
+        CourseError: the layer's own A and B have other shapes, most often another rank.
+    """
+    down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
+    if (a.shape, b.shape) != (down.shape, up.shape):
+        here, there = (
+            f"A is {' × '.join(map(str, one.shape))} and B is {' × '.join(map(str, two.shape))}"
+            for one, two in ((a, b), (down, up))
+        )
+        raise CourseError(
+            f"An A of rank {a.shape[0]} does not fit into a layer whose adapter has rank {down.shape[0]}: "
+            f"{here}; in the layer {there}.",
+            "An adapter keeps the shapes that it was added with. Probably r was changed after that.",
+            "Run the cell that calls get_peft_model again, then those below it.",
+        )
+    down.copy_(a)
+    up.copy_(b)
+
+
 def _check_fit(name: str, down: torch.Tensor, up: torch.Tensor, new: Factors | None) -> None:
     if new is None or new.a.shape[1] != down.shape[1] or new.b.shape[0] != up.shape[0]:
         there = f"{new.b.shape[0]} × {new.a.shape[1]}" if new else "absent"

@@ -112,6 +112,27 @@ def test_an_adapter_of_another_base_model_is_refused_and_nothing_is_written(load
         assert torch.equal(f.a, held[name].a) and torch.equal(f.b, held[name].b)
 
 
+def test_a_pair_is_put_into_a_layer_and_one_of_another_rank_is_refused(loaded):
+    layer = next(iter(adapter.layers(loaded).values()))
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    before, scale = (down.clone(), up.clone()), layer.scaling["default"]
+    rank = len(down)
+    for other in (rank - 1, rank + 3):
+        with pytest.raises(CourseError, match=f"rank {other} .* rank {rank}:") as error:
+            adapter.put_in(layer, torch.randn(other, down.shape[1]), torch.randn(len(up), other))
+        assert "Run the cell that calls get_peft_model again" in str(error.value)
+    with pytest.raises(CourseError, match=f"A is {rank} × {down.shape[1] + 1} and B is"):
+        adapter.put_in(layer, torch.randn(rank, down.shape[1] + 1), before[1])
+    assert torch.equal(down, before[0]) and torch.equal(up, before[1])
+    a, b = torch.randn(down.shape), torch.randn(up.shape)
+    adapter.put_in(layer, a, b)
+    found = adapter.delta_weight(layer)
+    adapter.put_in(layer, *before)
+    expected = scale * (b @ a)
+    assert (found - expected).norm() < 0.02 * expected.norm()
+    assert torch.equal(down, before[0]) and torch.equal(up, before[1])
+
+
 def test_the_grid_has_a_row_for_each_projection_and_a_column_for_each_layer():
     values = {"model.layers.0.self_attn.q_proj": 1, "model.layers.2.mlp.down_proj": 2.5}
     grid = adapter.grid(values)
