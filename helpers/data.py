@@ -178,6 +178,12 @@ def to_prompt_completion(rows: "Dataset | list[dict]") -> "Dataset":
     return Dataset.from_list(pairs)
 
 
+def row_lengths(rows: "Dataset", tokenizer) -> list[int]:
+    """Tokens of each training row that conversations make (`to_prompt_completion`), template included."""
+    pairs = to_prompt_completion(rows)
+    return [len(tokens.token_ids(tokenizer, pair["prompt"] + pair["completion"])) for pair in pairs]
+
+
 def check_lengths(rows: "Dataset", tokenizer, max_length: int) -> list[int]:
     """Tokens of each conversation, template included.
 

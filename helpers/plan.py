@@ -1,6 +1,7 @@
 """What a choice costs, in words, numbers and warnings; and the code that trains it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,17 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 class Plan:
     """A choice with everything that follows from it, for one model on a T4.
 
-    ``rows`` are training rows. ``trained`` and ``total`` count parameters, ``file_mib`` is the saved adapter (float32),
-    ``steps`` are updates of the adapter, ``tokens`` what is trained on at most, ``minutes`` shortest and longest
+    ``rows`` are training rows, ``lengths`` their tokens where they are known, and ``longest`` the most tokens of one.
+    ``trained`` and ``total`` count parameters, ``file_mib`` is the saved adapter (float32), ``steps`` are updates of the
+    adapter, ``tokens`` what is trained on (at most, where lengths are not known), ``minutes`` shortest and longest
     estimate for a T4.
     """
 
     choice: Choice
     config: "PretrainedConfig"
     rows: int
+    lengths: tuple[int, ...]
+    longest: int
     rows_at_once: int
     trained: int
     total: int
@@ -47,6 +51,7 @@ def of(
     choice: Choice,
     config: "PretrainedConfig | str" = "llama-2-7b",
     rows: int = MAX_CONVERSATIONS,
+    lengths: Sequence[int] = (),
 ) -> Plan:
     """The plan of a choice.
 
@@ -54,25 +59,30 @@ def of(
         choice: what would be trained.
         config: a preset name or a Transformers config of a model shaped like Llama.
         rows: training rows; each is counted with the longest length that is allowed.
+        lengths: tokens of each training row, if the rows are known; ``rows`` does not count then.
 
     Raises:
         CourseError: the config is not Llama-like, or the choice means nothing.
     """
-    config, rows = lora.model_config(config), check_whole("rows", rows, 1)
+    config = lora.model_config(config)
+    rows = len(lengths) or check_whole("rows", rows, 1)
+    kept = [min(length, choice.max_length) for length in lengths] or [choice.max_length] * rows
     trained = lora.adapter_parameters(config, choice.r, choice.target_modules)
     at_once = choice.per_device_train_batch_size or memory.per_device_train_batch_size(
         config,
         r=choice.r,
         rows_per_update=choice.rows_per_update,
-        max_length=choice.max_length,
+        max_length=max(kept),
         gib=T4_MEMORY_GIB - memory.SPARE_GIB,
         target_modules=choice.target_modules,
     )
-    tokens = round(rows * choice.num_train_epochs) * choice.max_length
+    tokens = round(sum(kept) * choice.num_train_epochs)
     return Plan(
         choice=choice,
         config=config,
         rows=rows,
+        lengths=tuple(lengths),
+        longest=max(kept),
         rows_at_once=at_once,
         trained=trained,
         total=trained + lora.base_parameters(config),
@@ -85,7 +95,7 @@ def of(
             config,
             r=choice.r,
             per_device_train_batch_size=at_once,
-            max_length=choice.max_length,
+            max_length=max(kept),
             target_modules=choice.target_modules,
         ),
     )
@@ -118,7 +128,7 @@ def smallest_change(too_large: Plan) -> tuple[str, Plan] | None:
         for power in range(math.ceil(math.log2(choice.r)) - 1, -1, -1)
     ]
     for words, change in tries:
-        smaller = of(replace(choice, **change), too_large.config, too_large.rows)
+        smaller = of(replace(choice, **change), too_large.config, too_large.rows, too_large.lengths)
         if smaller.fits:
             return words.replace("1 rows", "1 row"), smaller
     return None
@@ -162,7 +172,7 @@ def too_large(worked_out: Plan) -> str:
     change = smallest_change(worked_out)
     helps = f"It would fit with {change[0]}." if change else "No single change makes it fit."
     return (
-        f"Rows of {c.max_length:,} tokens take {e.total:.1f} + {e.context:.1f} GiB, and a T4 has "
+        f"Rows of {worked_out.longest:,} tokens take {e.total:.1f} + {e.context:.1f} GiB, and a T4 has "
         f"{T4_MEMORY_GIB}. {helps}"
     )
 
@@ -212,10 +222,14 @@ def _arithmetic(worked_out: Plan) -> list[str]:
         found.append(
             f"Memory was measured for rows of at most {LONGEST_MEASURED:,} tokens; beyond, the estimate was not checked."
         )
+    if cut := sum(length > c.max_length for length in worked_out.lengths):
+        found.append(
+            f"{cut} of the {worked_out.rows} rows are longer than max_length = {c.max_length:,}: training will refuse them."
+        )
     hours = worked_out.minutes[0] / 60
     if hours > COLAB_HOURS:
         found.append(
-            f"If every row is full, {c.num_train_epochs:g} epochs take at least {hours:,.0f} hours on a T4, by arithmetic; a "
+            f"{'' if worked_out.lengths else 'If every row is full, '}{c.num_train_epochs:g} epochs take at least {hours:,.0f} hours on a T4, by arithmetic; a "
             f"free Colab machine lives at most {COLAB_HOURS}."
         )
     return found
@@ -277,9 +291,11 @@ def readouts(worked_out: Plan, tokens_per_minute: float | None = None) -> list[t
     rows = "1 row" if worked_out.rows_at_once == 1 else f"{worked_out.rows_at_once} rows"
     derived = "" if c.per_device_train_batch_size else " (chosen for you)"
     short, long = worked_out.minutes
-    time = f"{short:.0f} to {long:.0f} min on a T4, by arithmetic alone"
+    digits = 0 if short >= 10 else 1
+    time = f"{short:.{digits}f} to {long:.{digits}f} min on a T4, by arithmetic alone"
     if tokens_per_minute:
-        time = f"{worked_out.tokens / tokens_per_minute:.0f} min at the rate of your newest run"
+        time = f"{worked_out.tokens / tokens_per_minute:.1f} min at the rate of your newest run"
+    known = worked_out.lengths
     dropout = f", lora_dropout = {c.lora_dropout:g}" if c.lora_dropout else ""
     return [
         ("choice", f"r = {c.r}, lora_alpha = {c.lora_alpha:g}{dropout}"),
@@ -292,10 +308,14 @@ def readouts(worked_out: Plan, tokens_per_minute: float | None = None) -> list[t
         ("memory", f"{e.total:.2f} + {e.context:.2f} GiB: {verdict(worked_out)}"),
         (
             "",
-            f"{rows} of {c.max_length:,} tokens at once{derived}, {c.rows_per_update} rows an update",
+            f"{rows} of {worked_out.longest:,} tokens at once{derived}, {c.rows_per_update} rows an update",
         ),
-        ("time", f"at most {time}"),
-        ("", f"{worked_out.steps} updates, {worked_out.tokens:,} tokens if every row is full"),
+        ("time", time if known else f"at most {time}"),
+        (
+            "",
+            f"{worked_out.steps} updates, {worked_out.tokens:,} tokens "
+            + ("in the rows you chose" if known else "if every row is full"),
+        ),
         *(("note", warning) for warning in [*_measured(c), *_arithmetic(worked_out)]),
     ]
 

@@ -1,6 +1,6 @@
 """Sliders over the course's functions; no arithmetic of its own. Works on ipywidgets 7.7 and 8.1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
@@ -141,10 +141,18 @@ class LoraSliders:
         choice: where the sliders start.
         model: the preset that is planned for.
         config: a Transformers config of another Llama-shaped model, to plan for that one.
+        lengths: tokens of each training row (`data.row_lengths`); without them every row counts as full.
     """
 
-    def __init__(self, choice: Choice | None = None, model: str = "llama-2-7b", config=None):
-        self.choice = choice = choice or Choice()
+    def __init__(
+        self,
+        choice: Choice | None = None,
+        model: str = "llama-2-7b",
+        config=None,
+        lengths: Sequence[int] = (),
+    ):
+        self.choice, self.lengths = choice or Choice(), lengths
+        choice = self.choice
         self.models = {preset.name: name for name, preset in presets.MODELS.items()}
         if config is not None:
             model = getattr(config, "_name_or_path", "") or "the given config"
@@ -248,7 +256,7 @@ class LoraSliders:
         ]
 
     def _planned(self, choice: Choice) -> plan.Plan:
-        return plan.of(choice, self.models[self.model.value])
+        return plan.of(choice, self.models[self.model.value], lengths=self.lengths)
 
     def _memory(self) -> tuple[dict[str, float], float, str]:
         """The parts in GiB, the T4's limit, and the caption of the bar."""

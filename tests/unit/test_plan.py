@@ -224,3 +224,18 @@ def test_the_printed_learning_rate_is_that_of_the_planned_model():
     for name, preset in presets.MODELS.items():
         rate = f"learning_rate={preset.learning_rate!r}"
         assert rate in plan.training_code(plan.of(Choice(), name))
+
+
+@quick
+@given(choices(), models, st.lists(st.integers(1, 5000), min_size=1, max_size=100))
+def test_with_known_rows_a_plan_counts_their_tokens_and_not_full_rows(choice, model, lengths):
+    p = plan.of(choice, model, lengths=lengths)
+    kept = [min(length, choice.max_length) for length in lengths]
+    assert p.rows == len(lengths) and p.longest == max(kept)
+    assert p.tokens == round(sum(kept) * choice.num_train_epochs)
+    full = plan.of(choice, model, rows=len(lengths))
+    assert p.tokens <= full.tokens and p.minutes[0] <= full.minutes[0]
+    text = plan.describe(p)
+    assert "at most" not in text.split("time")[1].split("\n")[0] and "in the rows you chose" in text
+    refused = any(length > choice.max_length for length in lengths)
+    assert refused == ("training will refuse them" in text)
