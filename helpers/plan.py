@@ -168,7 +168,7 @@ def warnings_for(
 
 def too_large(worked_out: Plan) -> str:
     """That a plan does not fit on a T4, and the change that makes it fit."""
-    e, c = worked_out.estimate, worked_out.choice
+    e = worked_out.estimate
     change = smallest_change(worked_out)
     helps = f"It would fit with {change[0]}." if change else "No single change makes it fit."
     return (
@@ -290,11 +290,12 @@ def readouts(worked_out: Plan, tokens_per_minute: float | None = None) -> list[t
     formula = "alpha / √r" if c.use_rslora else "alpha / r"
     rows = "1 row" if worked_out.rows_at_once == 1 else f"{worked_out.rows_at_once} rows"
     derived = "" if c.per_device_train_batch_size else " (chosen for you)"
-    short, long = worked_out.minutes
-    digits = 0 if short >= 10 else 1
-    time = f"{short:.{digits}f} to {long:.{digits}f} min on a T4, by arithmetic alone"
+    short, long = map(_rounded, worked_out.minutes)
+    time = f"{short} to {long} min on a T4, by arithmetic alone"
     if tokens_per_minute:
-        time = f"{worked_out.tokens / tokens_per_minute:.1f} min at the rate of your newest run"
+        time = (
+            f"{_rounded(worked_out.tokens / tokens_per_minute)} min at the rate of your newest run"
+        )
     known = worked_out.lengths
     dropout = f", lora_dropout = {c.lora_dropout:g}" if c.lora_dropout else ""
     return [
@@ -318,6 +319,10 @@ def readouts(worked_out: Plan, tokens_per_minute: float | None = None) -> list[t
         ),
         *(("note", warning) for warning in [*_measured(c), *_arithmetic(worked_out)]),
     ]
+
+
+def _rounded(minutes: float) -> str:
+    return f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
 
 
 def compare(a: Plan, b: Plan) -> str:
