@@ -29,6 +29,7 @@ BANNER = {
     "Transformers": r"Transformers: (\d[\w.]*\w)",
     "GPU": r"(?:GPU: |/\|\s+|: )(\S[^:|]*?)(?:\. Num GPUs|\. Max memory| found)",
     "GPU memory": r"Max memory: ([\d.]+ GB)",
+    "Platform": r"Platform: (\w+)",
     "CPU threads": r"(\d+) threads",
     "Torch": r"Torch: (\S+)\. ",
     "CUDA capability": r"CUDA: (\d+\.\d+)",

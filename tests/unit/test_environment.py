@@ -397,6 +397,7 @@ def test_every_fact_of_the_banner_on_a_t4_is_read():
         "Transformers": "5.17.0",
         "GPU": "Tesla T4",
         "GPU memory": "14.741 GB",
+        "Platform": "Linux",
         "Torch": "2.11.0+cu128",
         "CUDA capability": "7.5",
         "CUDA Toolkit": "12.8",
