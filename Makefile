@@ -16,7 +16,7 @@ MOVED := $(shell test -e $(READY) && $(PY) -m helpers.setup.environment --versio
 
 MODEL := build/test-workspace/models/smollm2-135m/sha256.json
 
-.PHONY: course test full unit nbval browser lab notebooks badges kit release pins drift replica colab lint clean moved
+.PHONY: course test full unit nbval browser lab notebooks pictures badges kit release pins drift replica colab lint clean moved
 
 course: $(READY)
 	$(PY) tools/course.py
@@ -53,6 +53,11 @@ notebooks: $(READY)
 # Every notebook at full size, against the saved outputs; noted in data/measured.json and the README.
 full: $(READY)
 	$(PY) tools/course.py --full
+
+# The README's pictures and its example, from the notebooks' saved outputs and from a browser.
+pictures: $(READY)
+	COURSE_BROWSER=required $(TEST_ENV) $(PY) -m pytest tests/browser -k "fits and 1300 and not notebook65"
+	$(PY) tools/pictures.py
 
 # make badges REPO=owner/name REF=v1
 badges: $(READY)
