@@ -29,6 +29,7 @@ MEASURED = re.compile(
     r"\b(?:about )?(?:(?:\d+|an?|half a)(?: to \d+)? (?:seconds?|minutes?)) on (?:two|2) CPU cores \(measured"
 )
 CORES = 2
+READING = re.compile(r"\breading about \d+ minutes?")
 ESTIMATE = re.compile(r"\babout \d+ minutes (?=on a T4|in Colab)")
 TABLE_ROW = r"(?m)^(\| `{name}` .*\|)[^|\n]*\|[^|\n]*\|$"
 PARAGRAPH = re.compile(r"(?s)<!-- minutes -->\n.*?<!-- /minutes -->")
@@ -154,8 +155,9 @@ def in_table(minutes: float) -> str:
     return words.replace("a minute", "1 min").replace("minutes", "min").replace("seconds", "s")
 
 
-def first_cell(text: str, entry: dict) -> str:
-    """A notebook's first cell with the times of the record."""
+def first_cell(text: str, entry: dict, reading: float) -> str:
+    """A notebook's first cell with the times of the record, and the minutes that reading it takes."""
+    text = READING.sub(f"reading about {max(1, round(reading))} minutes", text)
     text = MEASURED.sub(f"{in_words(entry['minutes'])} on two CPU cores (measured", text)
     return ESTIMATE.sub(f"about {entry['colab_minutes_estimate']} minutes ", text)
 
@@ -206,6 +208,8 @@ def readme(text: str, content: dict) -> str:
 
 def prose() -> dict[Path, str]:
     """Each file that states times, as it should be."""
+    import lengths  # which imports this file
+
     content = read()
     wanted = {README: readme(README.read_text(encoding="utf-8"), content)}
     for path in notebooks():
@@ -213,7 +217,8 @@ def prose() -> dict[Path, str]:
         if entry := content["notebooks"].get(path.stem):
             book = json.loads(text)
             source = book["cells"][0]["source"]
-            lines = first_cell("".join(source), entry).splitlines(keepends=True)
+            reading = lengths.of(path).reading
+            lines = first_cell("".join(source), entry, reading).splitlines(keepends=True)
             book["cells"][0]["source"] = lines if isinstance(source, list) else "".join(lines)
             text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
         wanted[path] = text

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 KIT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(KIT / "tools"))
+import lengths
 import record
 
 import notebooks as tool
@@ -79,7 +81,8 @@ def test_another_release_changes_every_badge_and_every_opening_cell():
         assert 'REPO, REF = \\"https://github.com/somebody/some-course\\", \\"v9\\"' in text
         assert "_owner_" not in text and tool.release()[0] not in text
     readme = tool.readme("somebody/some-course", "v9")
-    assert readme.count("somebody/some-course/blob/v9/notebooks/") == len(PATHS)
+    for path in PATHS:
+        assert f"somebody/some-course/blob/v9/notebooks/{path.name}" in readme
 
 
 def test_what_the_opening_cell_printed_on_some_machine_is_not_saved(tmp_path):
@@ -119,12 +122,24 @@ def test_one_title_and_a_badge_right_under_it(notebook):
     assert not any(re.search(r"^# ", text, flags=re.MULTILINE) for text in headings)
 
 
-def test_code_cells_are_short_and_explained(notebook):
-    # The opening cell has no helpers yet: test_opening_cell.py holds its length.
-    lines = [len(cell.source.splitlines()) for cell in code_cells(notebook)[1:]]
-    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
-    assert max(lines) <= 25
-    assert words / sum(lines) >= 3
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_notebook_is_neither_long_nor_wordy(path):
+    # The opening cells stand apart: the first has no helpers yet, and test_opening_cell.py holds its length.
+    length = lengths.of(path)
+    opening = sum(lengths.lines(cell.source) for cell in code_cells(READ[path.name])[:2])
+    assert 24 <= length.cells <= 45
+    assert 3 <= statistics.median(length.lines) <= 8 and max(length.lines) <= 25
+    assert 3 <= length.words / (sum(length.lines) + opening) < 6
+
+
+def test_words_are_counted_without_badges_formulas_and_addresses():
+    text = "[![Open](a b)](c d) Two words, [a link](https://x.y) and $a + b$ | --- |"
+    assert lengths.words(text) == len(["Two", "words", "a", "link", "and"])
+
+
+def test_each_first_cell_says_how_long_reading_takes(notebook):
+    assert len(record.READING.findall(notebook.cells[0].source)) == 1
+    assert "**Core path**" in notebook.cells[0].source
 
 
 def test_no_cell_asks_for_a_machine(notebook):

@@ -97,7 +97,7 @@ def test_minutes_in_words(minutes, words, short):
     assert record.in_words(minutes) == words and record.in_table(minutes) == short
     # What was written once is found again, and replaced.
     cell = f"Time: about 3 minutes on a T4 (an estimate), {words} on two CPU cores (measured)."
-    changed = record.first_cell(cell, {"minutes": 7, "colab_minutes_estimate": 9})
+    changed = record.first_cell(cell, {"minutes": 7, "colab_minutes_estimate": 9}, 8.6)
     assert changed == (
         "Time: about 9 minutes on a T4 (an estimate), about 7 minutes on two CPU cores (measured)."
     )
