@@ -68,7 +68,8 @@ def cut_to_rank():
     # At full rank nothing is cut off.
     assert abs(dict(cut)[r] - your_loss) < 0.01
     assert {rank for rank, _ in cut} >= {1, r}
-    assert _drawn(_figure().axes[0]) == {"your adapter, cut": cut}
+    assert _drawn(_figure().axes[0]) == curve and curve["your adapter, cut"] == cut
+    assert {loss for _, loss in curve["base model"]} == {base_loss}
 
 
 def change_beside_weight():
