@@ -75,7 +75,6 @@ EMBEDDED_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea37372
 # an older driver it was 14.741 GiB (the banner in the write-up). What fits into the smaller one fits into both.
 T4_MEMORY_GIB = 14.563
 OLDER_T4_MEMORY_GIB = 14.741
-T4_CAPABILITY = (7, 5)
 # A CUDA context with the kernels of a training run, beside PyTorch's own memory: 0.80 and 0.81 in two runs on
 # an H100 (gpu/results.json has the later one). Not measured on a T4.
 CUDA_CONTEXT_GIB = 0.81
