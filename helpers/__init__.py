@@ -11,7 +11,7 @@ Read these first, from the top: each uses those above it, and the helpers below 
     choice              what a student chose: checks, its file, the two calls that it becomes       00 03 05
     plan                what a choice costs, in words, numbers and warnings                         00 05
     tokens              messages as token ids; marks in a message stay text                         –
-    data                read and check conversations; turn them into rows of prompt and answer      00 02 04 05 06 07
+    data                read and check conversations; turn them into rows of prompt and answer      00 02 03 04 05 06 07
     adapter             look into a trained adapter: A and B, ΔW, its directions, merging           00 02 03 05 07
     adapting            add the chosen adapter to a model; say which one it holds                   00 05
     training            build the trainer from a choice; train, go on, warn                         00 05 06 07
@@ -26,7 +26,7 @@ Open these when you need them.
     settings            the environment variables COURSE_…                                          –
     workspace           where models, runs and choices live                                         all
     homework            the homework's data, sort keys, decoding and two files                      00 04 05 06
-    selection           order conversations by a sort key; keep the chosen ones                     00 04 05 06 07
+    selection           order conversations by a sort key; keep the chosen ones                     00 03 04 05 06 07
     carry               a choice and a selection as one line, to take them to another machine       00 03 04 05
     reading             files of several kinds as rows                                              –
     shapes              one row, in any of the shapes people keep conversations in                  –
