@@ -1,13 +1,15 @@
 """Every notebook that a student's choice reaches, with other legal choices than its own: no cell fails."""
 
 import json
-import runpy
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from helpers import data, homework, presets, selection
+from helpers import data, homework, selection
 from helpers.choice import Choice, save_choice
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -25,17 +27,37 @@ CHOICES = {
 }
 
 
-def run(number: str, tmp_path: Path, changes: dict[str, str] | None = None) -> dict:
-    """Run a notebook's cells from the third on, as one program; return its names."""
+# What a notebook leaves behind in a process, another test shall not meet.
+RUN = """
+import json, runpy, sys
+for script in sys.argv[1:]:
+    names = runpy.run_path(script)
+run = names.get("run")
+print("RESULT", json.dumps([run.folder.name, run.record["choice"]] if run else None))
+"""
+
+
+def script(number: str, tmp_path: Path, first: str = "", **changes: str) -> Path:
+    """A notebook's cells from the third on as one program; ``changes`` says what stands for which name's value."""
     (path,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
     cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"][2:]
-    whole = "from helpers import workspace\n\n" + "\n\n".join(cells)
-    for old, new in (changes or {}).items():
-        assert whole.count(old) == 1, old
-        whole = whole.replace(old, new)
-    script = tmp_path / f"{path.stem}.py"
-    script.write_text(whole, encoding="utf-8")
-    return runpy.run_path(str(script))
+    whole = f"{first}\nfrom helpers import workspace\n\n" + "\n\n".join(cells)
+    for name, value in changes.items():
+        whole, count = re.subn(rf"(?m)^{name} = [^#\n]*", f"{name} = {value}  ", whole)
+        assert count == 1, name
+    file = tmp_path / f"{path.stem}.py"
+    file.write_text(whole, encoding="utf-8")
+    return file
+
+
+def run(*scripts: Path) -> list | None:
+    """Run notebooks one after the other in a process of their own: the last one's run and its choice."""
+    command = [sys.executable, "-c", RUN, *scripts]
+    done = subprocess.run(
+        command, cwd=NOTEBOOKS.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    return json.loads(done.stdout.rpartition("RESULT ")[2])
 
 
 @pytest.fixture
@@ -58,11 +80,9 @@ def test_training_evaluation_and_the_look_inside_run_with_it(
     save_choice(choice)
     chosen = choose(data.load_conversations(data.OUR_POOL))
     selection.save_selection(chosen, data.OUR_POOL)
-    trained = run("05", tmp_path)["run"]
-    assert trained.record["choice"] == choice.to_dict()
-    evaluated = run("06", tmp_path)["run"]
-    inside = run("07", tmp_path)["run"]
-    assert trained.folder == evaluated.folder == inside.folder
+    name, trained_with = run(*(script(number, tmp_path) for number in ("05", "06", "07")))
+    assert trained_with == choice.to_dict()
+    assert [name] == [file.parent.name for file in workspace.glob("runs/*/training_config.json")]
 
 
 @pytest.mark.slow
@@ -70,15 +90,16 @@ def test_training_evaluation_and_the_look_inside_run_with_it(
 def test_the_quickstart_runs_with_other_sliders(
     use_tiny_llama, workspace, tmp_path, respelt, r, alpha
 ):
-    found = run(
-        "00", tmp_path, {"\nr = 16  #": f"\nr = {r}  #", "\nalpha = 16  #": f"\nalpha = {alpha}  #"}
-    )
-    assert (found["run"].record["choice"]["r"], found["choice"].lora_alpha) == (r, alpha)
+    _, choice = run(script("00", tmp_path, r=str(r), alpha=str(alpha)))
+    assert (choice["r"], choice["lora_alpha"]) == (r, alpha)
 
 
 @pytest.mark.slow
-def test_the_lab_runs_with_another_rank(tiny_llama, workspace, tmp_path, monkeypatch):
+def test_the_lab_runs_with_another_rank(tiny_llama, workspace, tmp_path):
     """With the tiny Llama in the small model's place: what a cell shows hangs on the model, whether it runs on r."""
-    monkeypatch.setitem(presets.MODELS, str(tiny_llama), presets.MODELS[presets.EMBEDDED])
-    monkeypatch.setattr(presets, "EMBEDDED", str(tiny_llama))
-    run("03", tmp_path, {"r, alpha = 16, 16": "r, alpha = 4, 128"})
+    first = f"""
+from helpers import presets
+presets.MODELS[{str(tiny_llama)!r}] = presets.MODELS[presets.EMBEDDED]
+presets.EMBEDDED = {str(tiny_llama)!r}
+"""
+    run(script("03", tmp_path, first, **{"r, alpha": "4, 128"}))
