@@ -1,7 +1,9 @@
 """Every notebook that a student's choice reaches, with other legal choices than its own: no cell fails."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import data, homework, selection
+from helpers import data, homework, selection, small_model
 from helpers.choice import Choice, save_choice
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -37,11 +39,11 @@ print("RESULT", json.dumps([run.folder.name, run.record["choice"]] if run else N
 """
 
 
-def script(number: str, tmp_path: Path, first: str = "", **changes: str) -> Path:
+def script(number: str, tmp_path: Path, **changes: str) -> Path:
     """A notebook's cells from the third on as one program; ``changes`` says what stands for which name's value."""
     (path,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
     cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"][2:]
-    whole = f"{first}\nfrom helpers import workspace\n\n" + "\n\n".join(cells)
+    whole = "from helpers import workspace\n\n" + "\n\n".join(cells)
     for name, value in changes.items():
         whole, count = re.subn(rf"(?m)^{name} = [^#\n]*", f"{name} = {value}  ", whole)
         assert count == 1, name
@@ -95,11 +97,10 @@ def test_the_quickstart_runs_with_other_sliders(
 
 
 @pytest.mark.slow
-def test_the_lab_runs_with_another_rank(tiny_llama, workspace, tmp_path):
-    """With the tiny Llama in the small model's place: what a cell shows hangs on the model, whether it runs on r."""
-    first = f"""
-from helpers import presets
-presets.MODELS[{str(tiny_llama)!r}] = presets.MODELS[presets.EMBEDDED]
-presets.EMBEDDED = {str(tiny_llama)!r}
-"""
-    run(script("03", tmp_path, first, **{"r, alpha": "4, 128"}))
+def test_the_lab_runs_with_another_rank(workspace, tmp_path, monkeypatch):
+    """It loads the small model by its name, so that one is there: made once for all tests."""
+    monkeypatch.undo()
+    small = small_model.folder()
+    monkeypatch.setenv("COURSE_WORKSPACE", str(workspace))
+    shutil.copytree(small, workspace / "models" / small.name, copy_function=os.link)
+    run(script("03", tmp_path, **{"r, alpha": "4, 128"}))
