@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 import unsloth  # noqa: F401  # isort: skip  (before transformers)
 
+import base64
 import contextlib
 import errno
 import gc
@@ -74,7 +75,7 @@ class LivePlot(TrainerCallback):
             self._draw(state)
 
     def _draw(self, state) -> None:
-        from IPython.display import Image, display
+        from IPython.display import display
 
         from helpers import plots
 
@@ -83,11 +84,16 @@ class LivePlot(TrainerCallback):
         text = f"step {state.global_step} of {state.max_steps}, loss {self.points[-1][1]:.2f}"
         text += f", about {left / 60:.1f} min left" if left > 1 else ""
         figure = plots.loss_curve(self.points, steps=state.max_steps, title=text)
-        picture = Image(plots.png(figure), alt=f"Training loss: {text}")
+        # As data: the Image of Colab's IPython, 7.34, knows no text for those who cannot see it.
+        picture = {
+            "image/png": base64.b64encode(plots.png(figure)).decode(),
+            "text/plain": f"Training loss: {text}",
+        }
+        shown = {"raw": True, "metadata": {"image/png": {"alt": picture["text/plain"]}}}
         if self.handle is None:
-            self.handle = display(picture, display_id=True)
+            self.handle = display(picture, display_id=True, **shown)
         else:
-            self.handle.update(picture)
+            self.handle.update(picture, **shown)
         self.drawn = time.perf_counter()
 
 
