@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 import unsloth  # noqa: F401  # isort: skip  (before transformers)
 
+import base64
 import contextlib
 import errno
 import gc
@@ -48,6 +49,20 @@ class Clock(TrainerCallback):
         runs.write(self.folder, self.record | so_far | {"checkpoints": sizes})
 
 
+class _Picture:
+    """A PNG with a text for those who cannot see it; the Image of Colab's IPython, 7.34, knows none."""
+
+    def __init__(self, png: bytes, text: str):
+        self.png, self.text = png, text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(self, **_asked) -> tuple[dict, dict]:
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.text}
+        return data, {"image/png": {"alt": self.text}}
+
+
 class LivePlot(TrainerCallback):
     """Shows the training loss as a figure that is drawn again as training goes on, at most every half second."""
 
@@ -74,7 +89,7 @@ class LivePlot(TrainerCallback):
             self._draw(state)
 
     def _draw(self, state) -> None:
-        from IPython.display import Image, display
+        from IPython.display import display
 
         from helpers import plots
 
@@ -83,7 +98,7 @@ class LivePlot(TrainerCallback):
         text = f"step {state.global_step} of {state.max_steps}, loss {self.points[-1][1]:.2f}"
         text += f", about {left / 60:.1f} min left" if left > 1 else ""
         figure = plots.loss_curve(self.points, steps=state.max_steps, title=text)
-        picture = Image(plots.png(figure), alt=f"Training loss: {text}")
+        picture = _Picture(plots.png(figure), f"Training loss: {text}")
         if self.handle is None:
             self.handle = display(picture, display_id=True)
         else:
