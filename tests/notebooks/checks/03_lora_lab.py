@@ -119,7 +119,7 @@ def few_steps():
 def twice_alpha():
     usual, rate_of_b, twice = curves.values()
     assert usual[0] == rate_of_b[0] == twice[0] and usual[1] != rate_of_b[1]
-    assert max(apart) < 0.02 * usual[0]
+    assert max(apart) < 0.01 * usual[0]
 
 
 def write_ups_table():
