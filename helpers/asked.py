@@ -131,8 +131,14 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
         )
 
 
-def check_saved(folder: Path, record: dict) -> None:
-    """CourseError unless the adapter in a folder is the one that the record names."""
+def check_saved(folder: Path, record: dict, anew: str = FROM_THE_ADAPTER_ON) -> None:
+    """CourseError unless the adapter in a folder is the one that the record names.
+
+    Args:
+        folder, record: of a run, or of one of its checkpoints.
+        anew: how the student trains this run again, once its folder is away.
+    """
+    again = f"To train it again, move that folder away. {anew}"
     file = folder / "adapter_config.json"
     try:
         settings = dict(json.loads(file.read_text(encoding="utf-8")))
@@ -140,7 +146,7 @@ def check_saved(folder: Path, record: dict) -> None:
         raise CourseError(
             f"{file} cannot be read: {error}.",
             "It was deleted, cut off or edited by hand. An adapter is of no use without it.",
-            "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
+            f"Copy the file of this name from a checkpoint folder beside it. {again}",
         ) from error
     here = checkpoints.sizes_in(folder)
     for name, size in record.get("files", {}).items():
@@ -148,14 +154,14 @@ def check_saved(folder: Path, record: dict) -> None:
             raise CourseError(
                 f"{name} in {folder} is {'cut off or changed' if name in here else 'gone'}.",
                 f"It had {size:,} bytes when the run was saved. Without it the model would answer otherwise, or not at all.",
-                "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
+                f"Copy the file of this name from a checkpoint folder beside it. {again}",
             )
     choice = choice_from(record.get("choice"), folder / "run.json", runs.TRAIN_AGAIN)
     if wrong := adapting.differences(settings, choice):
         raise CourseError(
             f"The adapter in {folder} is not the chosen one: {'; '.join(wrong)}.",
             "It comes from another run.",
-            "Move that folder away, or choose other settings. " + FROM_THE_ADAPTER_ON,
+            again,
         )
 
 
@@ -170,8 +176,7 @@ def check_model(model, run: runs.Run) -> None:
         raise CourseError(
             f"The model in this session does not hold the adapter of the run {run.folder.name}.",
             "The model or its adapter was made anew since, another run is the latest by now, or the folder was deleted.",
-            "Load the run's adapter again where models.load(run.folder) stands, and go on from there; or train again. "
-            + FROM_THE_ADAPTER_ON,
+            "Run the cells again in their order, from the one with models.load on.",
         )
 
 

@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,19 +45,25 @@ def code() -> str:
 def take(text: str) -> None:
     """Put what a code holds into this workspace, and say what that is; an empty text changes nothing.
 
+    Two codes may stand one after the other, such as the choice of notebook 03 and the selection of 04.
+
     Raises:
         CourseError: the code was cut or changed, or this machine lacks the pool that it chooses from.
     """
-    text = "".join(text.split()).strip("\"'")
+    text = re.sub(r"[\s\"',;]", "", text)
     if not text:
         return
-    content = _unpacked(text)
+    start, *rest = text.split(BEGINS)
+    content = _unpacked(start) if start or not rest else {}
+    for part in rest:
+        content |= _unpacked(BEGINS + part)
+    chosen = _rows(content) if "rows" in content else None
     if "choice" in content:
         choice = choice_from(content["choice"], Path("the code"), AGAIN)
         save_choice(choice)
         print(f"From your code: r = {choice.r}, alpha = {choice.lora_alpha}; saved as your choice.")
-    if "rows" in content:
-        rows, source = _rows(content)
+    if chosen:
+        rows, source = chosen
         selection.save_selection(rows, source)
         print(
             f"From your code: {len(rows)} conversations of {source.name}; saved as your selection."

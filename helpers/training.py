@@ -35,6 +35,7 @@ CPU_KEPT_TOKENS = 2048
 SAVE_STEPS = 10
 # The newest, and the one before in case the newest is damaged.
 KEPT_CHECKPOINTS = 2
+ANEW = "Train again in notebook 05, and run this notebook from the cell with training.finished_run on."
 VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
 
 
@@ -273,7 +274,7 @@ def finished_run() -> runs.Run:
     run, model_name = runs.latest(), machine.default_name()
     if run is not None and run.record.get("model") == model_name:
         choice = runs.choice_of(run)
-        asked.check_saved(run.folder, run.record)
+        asked.check_saved(run.folder, run.record, ANEW)
         if run.record.get("fault") == adapting.DIVERGED:
             raise CourseError(
                 f"The run {run.folder.name} has no answers to measure.",
@@ -308,7 +309,7 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
     choice = runs.choice_of(run, **changes)
     found = runs.find(choice, conversations, run.record["model"])
     if found is not None:
-        asked.check_saved(*found)
+        asked.check_saved(*found, "Then run this cell again: it trains that adapter anew.")
         print(f"Using the run {found.folder.name}.")
         return found
     print(f"Training r = {choice.r}, alpha = {choice.lora_alpha:g} on {len(conversations)} rows.")

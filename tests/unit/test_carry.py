@@ -64,6 +64,25 @@ def test_one_of_the_two_travels_alone_and_leaves_the_other_as_it_is(
     assert chosen is None if part == "choice" else chosen["id"] == [pool["id"][5], pool["id"][3]]
 
 
+def test_two_codes_may_stand_one_after_the_other(workspace, elsewhere, pool):
+    save_choice(Choice(r=4))
+    of_choice = carry.code()
+    workspace.joinpath("choice.json").unlink()
+    selection.save_selection(pool.select([5, 3]), data.OUR_POOL)
+    of_rows = carry.code()
+    elsewhere()
+    carry.take(f'"{of_choice}"\n {of_rows}')
+    assert saved_choice() == Choice(r=4) and len(selection.saved_selection()) == 2
+
+
+def test_a_code_that_is_half_wrong_changes_nothing(workspace, elsewhere, pool):
+    save_choice(Choice(r=4))
+    code = carry.code()
+    elsewhere()
+    refusal(carry.take, code + carry.BEGINS + "AAAA")
+    assert saved_choice() is None
+
+
 def test_rows_with_the_homeworks_preamble_travel_too(workspace, elsewhere, pool):
     rows = homework.with_preamble(pool.select(range(3)))
     selection.save_selection(rows, data.OUR_POOL)
