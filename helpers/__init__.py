@@ -10,10 +10,8 @@ Read these first, from the top: each uses those above it, and the helpers below 
     memory              what a training takes in GiB, part by part, and in minutes                  02 03 05
     choice              what a student chose: checks, its file, the two calls that it becomes       00 03 05
     plan                what a choice costs, in words, numbers and warnings                         00 05
-    tokens              messages as token ids; marks in a message stay text                         –
     data                read and check conversations; turn them into rows of prompt and answer      00 02 03 04 05 06 07
-    adapter             look into a trained adapter: A and B, ΔW, its directions, merging           00 02 03 05 07
-    adapting            add the chosen adapter to a model; say which one it holds                   00 05
+    adapter             look into a trained adapter: A and B, ΔW, its directions                    00 02 03 05 07
     training            build the trainer from a choice; train, go on, warn                         00 05 06 07
     answering           answer questions in batches; what decoding chooses between                  00 05 06 07
     evaluation          measure answers: loss, chrF, means with their intervals                     02 04 05 06 07
@@ -25,21 +23,25 @@ Open these when you need them.
     machine             what this machine has, and which model it gets                              01 02
     settings            the environment variables COURSE_…                                          –
     workspace           where models, runs and choices live                                         all
+    tokens              messages as token ids; marks in a message stay text                         –
     homework            the homework's data, sort keys, decoding and two files                      00 04 05 06
     selection           order conversations by a sort key; keep the chosen ones                     00 03 04 05 06 07
     carry               a choice and a selection as one line, to take them to another machine       00 03 04 05
     reading             files of several kinds as rows                                              –
     shapes              one row, in any of the shapes people keep conversations in                  –
     letters             letters that nobody sees, or that look alike                                –
+    adapting            add the chosen adapter to a model; say which one it holds                   00 05
     runs                folders of runs: where one goes, what it recorded                           00 05 07
     checkpoints         which checkpoint to go on from                                              –
     claims              one run is trained by one process at a time                                 –
     asked               is what a session holds what it is asked for?                               00 05 06 07
     progress            beside a training: minutes, the loss, Stop                                  –
+    merging             merge an adapter into 4-bit weights, and see what rounding does to it       07
     plots               figures from plain data                                                     00 02 03 04 06 07
     svg                 pictures that move with a slider; the colours of all figures                –
     beside              answers to the same questions side by side, as a table                      00 05
     drawings            drawings of the ideas                                                       00 02 03 05 07
+    controls            what sliders are made of: number fields, buttons, the still picture         –
     widgets             the sliders                                                                 03 07
 
 setup/: what a session begins with, for a bare interpreter.

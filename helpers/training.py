@@ -35,7 +35,9 @@ CPU_KEPT_TOKENS = 2048
 SAVE_STEPS = 10
 # The newest, and the one before in case the newest is damaged.
 KEPT_CHECKPOINTS = 2
-ANEW = "Train again in notebook 05, and run this notebook from the cell with training.finished_run on."
+ANEW = (
+    "Train again in notebook 05, and run this notebook from the cell with training.finished_run on."
+)
 VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
 
 

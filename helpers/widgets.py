@@ -1,15 +1,13 @@
 """Sliders over the course's functions; no arithmetic of its own. Works on ipywidgets 7.7 and 8.1."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
 
 import ipywidgets as w
-from IPython.core.pylabtools import print_figure
-from IPython.display import display
 
-from helpers import lora, plan, plots, presets, runs, svg
+from helpers import controls, lora, plan, plots, presets, runs, svg
 from helpers.choice import Choice, save_choice
 from helpers.errors import CourseError
 from helpers.presets import PROJECTIONS
@@ -26,108 +24,8 @@ MODULES = {
     "feed-forward": PROJECTIONS[4:],
 }
 BATCHES, ROWS, EPOCHS = (1, 2, 4, 8, 16, 32), (0, 1, 2, 4, 8), (1, 2, 3, 5, 10, 15)
-# Long lines wrap in a narrow window.
-_PRE = '<pre style="white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:4px 6px;line-height:1.35;font-size:12.5px">'
-# Columns must not wrap: a narrow window scrolls.
-_TABLE = _PRE.replace("pre-wrap", "pre").replace(
-    "margin", "overflow-x:auto;width:0;min-width:calc(100% - 12px);margin"
-)
-# The whole label, however long; the names are those of the code that is printed.
-_LABEL = {"description_width": "initial"}
-# A field and its slider side by side, or below each other where it is narrow.
-_SLIDER = {"readout": False, "layout": {"width": "190px"}}
-_WRAP = {"flex_flow": "row wrap", "align_items": "center"}
-_WIDE = {"width": "100%", "max_width": "340px"}
 # Two columns where there is room for both, else one below the other.
 _LEFT, _RIGHT = {"flex": "1 1 300px", "max_width": "420px"}, {"flex": "2 1 330px", "min_width": "0"}
-
-
-class WithStill(w.VBox):
-    """Widgets in a column that leave a still picture in a saved notebook: GitHub shows no widgets.
-
-    A front end takes the widget where it can. Whoever has neither gets the text.
-
-    Args:
-        rows: the widgets.
-        text: what they show, as plain text.
-        still: draws what they show now.
-    """
-
-    def __init__(
-        self, rows: list[w.Widget], text: Callable[[], str], still: "Callable[[], Figure]"
-    ):
-        super().__init__(rows)
-        self.text, self.still = text, still
-
-    def _ipython_display_(self, **_kwargs) -> None:
-        # The way that both 7.7 and 8.1 know; 8.1's own way cannot hold a picture.
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        shown = {
-            "text/plain": self.text(),
-            "image/png": print_figure(self.still(), base64=True),
-            "application/vnd.jupyter.widget-view+json": view,
-        }
-        display(shown, raw=True)
-
-
-class Knob:
-    """A labelled number field, and beside it a slider over the usual values; both show the same number.
-
-    The field is what the keyboard and screen readers use: a slider of ipywidgets has no name for them.
-
-    Args:
-        name: the label.
-        marks: the slider's values, ascending; the field takes numbers between them too.
-        value: where it starts; a value beyond the marks widens the range.
-        step: of the field's arrows; a whole number makes it a field of whole numbers.
-    """
-
-    def __init__(self, name: str, marks: tuple, value: float, step: float = 1):
-        self.name, self.marks = name, tuple(sorted({*marks, value}))
-        kind = w.IntText if all(isinstance(n, int) for n in (*marks, value, step)) else w.FloatText
-        # A short name leaves room for the slider beside the field.
-        size = {"width": "180px"} if len(name) < 14 else _WIDE
-        self.field = kind(
-            value=value, step=step, description=name, style=_LABEL, layout=w.Layout(**size)
-        )
-        self.slider = w.SelectionSlider(options=self.marks, value=value, **_SLIDER)
-        self.row = w.HBox([self.field, self.slider], layout=w.Layout(**_WRAP))
-        self.following = False
-        self.field.observe(self._typed, names="value")
-        self.slider.observe(self._slid, names="value")
-
-    @property
-    def value(self) -> float:
-        """The number in the field; a whole one as int, which reads better in code."""
-        number = self.field.value
-        return int(number) if float(number).is_integer() else number
-
-    @value.setter
-    def value(self, number: float) -> None:
-        self.field.value = number
-
-    def checked(self) -> float:
-        """The number in the field; CourseError if it is out of range."""
-        low, high = self.marks[0], self.marks[-1]
-        if not low <= self.value <= high:
-            raise CourseError(
-                f"{self.name} = {self.value:g} is not between {low:g} and {high:g}.",
-                "The numbers below still belong to the last setting that could be used.",
-                "Type another number, or move the slider.",
-            )
-        return self.value
-
-    def _typed(self, _change) -> None:
-        if self.marks[0] <= self.value <= self.marks[-1]:
-            # New marks first send the slider to its beginning: nobody moved it there.
-            self.following = True
-            self.slider.options = tuple(sorted({*self.marks, self.value}))
-            self.slider.value = self.value
-            self.following = False
-
-    def _slid(self, _change) -> None:
-        if not self.following:
-            self.field.value = self.slider.value
 
 
 class LoraSliders:
@@ -163,31 +61,37 @@ class LoraSliders:
         self.rates = _measured_rates(self.models)
         self.pinned: plan.Plan | None = None
         self.asked: Choice | None = None  # too large, and "Use this" was pressed once
-        self.model = _dropdown("model", list(self.models), model)
-        self.r = Knob("r", RANKS, choice.r)
-        self.alpha = Knob("lora_alpha", ALPHAS, float(choice.lora_alpha))
+        self.model = controls.dropdown("model", list(self.models), model)
+        self.r = controls.Knob("r", RANKS, choice.r)
+        self.alpha = controls.Knob("lora_alpha", ALPHAS, float(choice.lora_alpha))
         own = {"as before": choice.target_modules}
         sets = MODULES | ({} if choice.target_modules in MODULES.values() else own)
-        self.modules = _dropdown("target_modules", list(sets.items()), choice.target_modules)
-        self.dropout = Knob("lora_dropout", (0.0, 0.05, 0.1), choice.lora_dropout, step=0.05)
+        self.modules = controls.dropdown(
+            "target_modules", list(sets.items()), choice.target_modules
+        )
+        self.dropout = controls.Knob(
+            "lora_dropout", (0.0, 0.05, 0.1), choice.lora_dropout, step=0.05
+        )
         self.rslora = w.Checkbox(
             value=choice.use_rslora, description="use_rslora: divide lora_alpha by √r",
-            style=_LABEL, layout=w.Layout(**_WIDE), indent=False,
+            style=controls.LABEL, layout=w.Layout(**controls.WIDE), indent=False,
         )  # fmt: skip
-        self.length = Knob("max_length", plan.LENGTHS, choice.max_length)
-        self.batch = Knob("rows_per_update", BATCHES, choice.rows_per_update)
-        self.rows = Knob(
+        self.length = controls.Knob("max_length", plan.LENGTHS, choice.max_length)
+        self.batch = controls.Knob("rows_per_update", BATCHES, choice.rows_per_update)
+        self.rows = controls.Knob(
             "per_device_train_batch_size", ROWS, choice.per_device_train_batch_size or 0
         )
-        self.epochs = Knob("num_train_epochs", EPOCHS, float(choice.num_train_epochs))
-        self.same, self.twice = _button("alpha = r"), _button("alpha = 2r")
-        self.pin = _button("Pin as A", tooltip="Compare with what you move to")
-        self.use = _button("Use this", button_style="primary", tooltip="Save for notebook 05")
-        self.fit = _button(
+        self.epochs = controls.Knob("num_train_epochs", EPOCHS, float(choice.num_train_epochs))
+        self.same, self.twice = controls.button("alpha = r"), controls.button("alpha = 2r")
+        self.pin = controls.button("Pin as A", tooltip="Compare with what you move to")
+        self.use = controls.button(
+            "Use this", button_style="primary", tooltip="Save for notebook 05"
+        )
+        self.fit = controls.button(
             "Make it fit", button_style="warning", tooltip="Take the change that is named"
         )
         self.more = w.ToggleButton(description="More settings", layout=w.Layout(width="130px"))
-        self.folded = w.VBox([_row(control) for control in self._controls()[3:]])
+        self.folded = w.VBox([controls.row(control) for control in self._controls()[3:]])
         self.view, self.readout, self.message, self.said = w.HTML(), w.HTML(), w.HTML(), ""
         self.plan, self.wrong = self._planned(choice), ""  # what is wrong with a typed number
         for control in self._controls():
@@ -208,15 +112,17 @@ class LoraSliders:
         On the left r and alpha, on the right what they cost, all in view at once; below each other on a phone. The
         other settings are folded away.
         """
-        left = [_row(control) for control in self._controls()[:3]]
-        left.append(w.HBox([self.same, self.twice], layout=w.Layout(**_WRAP)))
-        left.append(w.HBox([self.pin, self.use, self.fit], layout=w.Layout(**_WRAP)))
+        left = [controls.row(control) for control in self._controls()[:3]]
+        left.append(w.HBox([self.same, self.twice], layout=w.Layout(**controls.WRAP)))
+        left.append(w.HBox([self.pin, self.use, self.fit], layout=w.Layout(**controls.WRAP)))
         columns = [
             w.VBox([*left, self.message], layout=w.Layout(**_LEFT)),
             w.VBox([self.view], layout=w.Layout(**_RIGHT)),
         ]
-        top = w.Box(columns, layout=w.Layout(**_WRAP | {"align_items": "flex-start"}))
-        return WithStill([top, self.more, self.folded, self.readout], self.text, self.still)
+        top = w.Box(columns, layout=w.Layout(**controls.WRAP | {"align_items": "flex-start"}))
+        return controls.WithStill(
+            [top, self.more, self.folded, self.readout], self.text, self.still
+        )
 
     def text(self) -> str:
         """The readouts as plain text: for readers without widgets, and for tests."""
@@ -249,7 +155,7 @@ class LoraSliders:
         """The pinned setting A beside the current one, B; empty where none is pinned."""
         return plan.compare(self.pinned, self.plan) if self.pinned else ""
 
-    def _controls(self) -> list["Knob | w.Widget"]:
+    def _controls(self) -> list["controls.Knob | w.Widget"]:
         return [
             *(self.model, self.r, self.alpha, self.modules, self.dropout, self.rslora),
             *(self.length, self.batch, self.rows, self.epochs),
@@ -294,11 +200,11 @@ class LoraSliders:
         style = f"margin:2px 6px;line-height:1.4;color:{colour}"
         self.view.value = f'{self.picture()}<p style="{style}">{escape(self.verdict())}</p>'
         found = plan.readouts(self.plan, self.rates.get(self.model.value))
-        parts = [_table(found)]
+        parts = [controls.table(found)]
         if self.pinned:
-            parts.append(f"{_TABLE}{escape(self.comparison())}</pre>")
+            parts.append(f"{controls.TABLE}{escape(self.comparison())}</pre>")
         parts.append(
-            f"<details><summary>The code that trains this</summary>{_TABLE}{escape(self.code())}</pre></details>"
+            f"<details><summary>The code that trains this</summary>{controls.TABLE}{escape(self.code())}</pre></details>"
         )
         self.readout.value = "".join(parts)
         self.fit.layout.display = "none" if self.plan.fits or not self.change() else ""
@@ -367,7 +273,7 @@ class AlphaDial:
             options=names, index=start, description="alpha × …", style={"description_width": "112px"},
             layout=w.Layout(width="200px"),
         )  # fmt: skip
-        self.slider = w.SelectionSlider(options=names, index=start, **_SLIDER)
+        self.slider = w.SelectionSlider(options=names, index=start, **controls.SLIDER)
         w.link((self.field, "index"), (self.slider, "index"))
         self.readout = w.HTML()
         self.slider.observe(lambda _: self._draw(), names="value")
@@ -375,8 +281,8 @@ class AlphaDial:
 
     def show(self) -> w.Widget:
         """The widget to put at the end of a cell."""
-        row = w.HBox([self.field, self.slider], layout=w.Layout(**_WRAP))
-        return WithStill([row, self.readout], self.text, self.still)
+        row = w.HBox([self.field, self.slider], layout=w.Layout(**controls.WRAP))
+        return controls.WithStill([row, self.readout], self.text, self.still)
 
     def still(self) -> "Figure":
         """The curve as a figure."""
@@ -398,35 +304,11 @@ class AlphaDial:
 
     def _draw(self) -> None:
         picture = svg.dial_svg(self.losses, self.slider.index, self._others())
-        self.readout.value = f"{picture}{_PRE}{escape(self.text())}</pre>"
+        self.readout.value = f"{picture}{controls.PRE}{escape(self.text())}</pre>"
 
     def _others(self) -> dict[str, tuple[float, float]]:
         """The points beside the curve, with their names."""
         return {f"trained at {f * self.alpha:g}": (f, y) for f, y in self.trained.items()}
-
-
-def _row(control: "Knob | w.Widget") -> w.Widget:
-    return getattr(control, "row", control)
-
-
-def _button(text: str, **settings) -> w.Button:
-    return w.Button(description=text, layout=w.Layout(width="104px"), **settings)
-
-
-def _dropdown(name: str, options: list, value: object) -> w.Dropdown:
-    return w.Dropdown(
-        options=options, value=value, description=name, style=_LABEL, layout=w.Layout(**_WIDE)
-    )
-
-
-def _table(rows: list[tuple[str, str]]) -> str:
-    """Names and values as HTML: a long value wraps within its column."""
-    cell = '<td style="vertical-align:top;text-align:left;padding:0 10px 0 6px'
-    lines = [
-        f'<tr>{cell};color:#555">{escape(name)}</td>{cell}">{escape(value)}</td></tr>'
-        for name, value in rows
-    ]
-    return f'<table style="font-size:13px;line-height:1.45;margin:4px 0">{"".join(lines)}</table>'
 
 
 def _measured_rates(models: dict) -> dict[str, float]:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import kernels
 import record
 
-from helpers import settings, workspace
+from helpers import runs, settings, workspace
 
 NOTEBOOKS = ROOT / "notebooks"
 OUT = ROOT / "build" / "course"
@@ -112,7 +112,8 @@ def _indent(text: str) -> str:
 
 def show_results(minutes: dict[str, float]) -> None:
     """The closing table, if notebook 06 ran and left its results in this workspace."""
-    results = workspace.read_json("results.json")
+    run = runs.latest()
+    results = run and workspace.read_json(run.folder / "results.json")
     if results and any(name.startswith("06") for name in minutes):
         show(results, minutes)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers import adapter, lora, models
+from helpers import adapter, lora, merging, models
 from helpers.errors import CourseError
 from helpers.presets import PROJECTIONS
 
@@ -167,10 +167,10 @@ def stored(model):
 def test_merged_weights_are_the_rounded_sums_and_afterwards_the_old_ones(loaded):
     before = stored(loaded)
     sums = {
-        name: adapter.rounded(layer, before[name] + adapter.delta_weight(layer))
+        name: merging.rounded(layer, before[name] + adapter.delta_weight(layer))
         for name, layer in adapter.layers(loaded).items()
     }
-    with adapter.merged_in_4bit(loaded):
+    with merging.merged_in_4bit(loaded):
         within = stored(loaded)
         assert all(torch.equal(within[name], sums[name]) for name in sums)
         assert any(not torch.equal(within[name], before[name]) for name in sums)
@@ -180,7 +180,7 @@ def test_merged_weights_are_the_rounded_sums_and_afterwards_the_old_ones(loaded)
 
 def test_an_error_within_the_block_also_leaves_the_old_weights(loaded):
     before = stored(loaded)
-    with pytest.raises(RuntimeError, match="stop"), adapter.merged_in_4bit(loaded):
+    with pytest.raises(RuntimeError, match="stop"), merging.merged_in_4bit(loaded):
         raise RuntimeError("stop")
     after = stored(loaded)
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -188,7 +188,7 @@ def test_an_error_within_the_block_also_leaves_the_old_weights(loaded):
 
 def test_peft_merges_to_nearly_the_same_weights(loaded, trained):
     base = stored(loaded)
-    with adapter.merged_in_4bit(loaded):
+    with merging.merged_in_4bit(loaded):
         ours = stored(loaded)
     other, _ = models.load(trained.run.folder)
     with warnings.catch_warnings():
@@ -207,7 +207,7 @@ def test_a_weight_in_16_bits_is_not_packed(tiny_llama):
     model = get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj"]))
     layer = next(iter(adapter.layers(model).values()))
     assert torch.equal(adapter.base_weight(layer), layer.get_base_layer().weight.float())
-    with pytest.raises(CourseError, match="not stored in 4 bits"), adapter.merged_in_4bit(model):
+    with pytest.raises(CourseError, match="not stored in 4 bits"), merging.merged_in_4bit(model):
         pass
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from helpers import lora, memory, plan, presets, svg
 from helpers.choice import Choice, load_choice
+from helpers.controls import Knob
 from helpers.errors import CourseError
-from helpers.widgets import EPOCHS, MODULES, RANKS, AlphaDial, Knob, LoraSliders
+from helpers.widgets import EPOCHS, MODULES, RANKS, AlphaDial, LoraSliders
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import course

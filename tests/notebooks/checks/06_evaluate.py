@@ -82,7 +82,7 @@ def homework_files():
 
 
 def keep_the_results():
-    kept = workspace.read_json("results.json")
+    kept = workspace.read_json(run.folder / "results.json")
     assert kept == json.loads(json.dumps(results))
     assert kept["run"] == run.folder.name and len(kept["examples"]) == 2
     for name in ("loss", "chrf"):
