@@ -3,7 +3,7 @@
 python tools/lengths.py
 
 Words are those of the text cells, badge and formulas left out; reading counts 150 of them a minute. The opening cells,
-which are the same everywhere, are not counted. From a heading that begins with "Deeper" on, nothing is on the course's
+which are the same everywhere, count in "a line" only. From a heading that begins with "Deeper" on, nothing is on the course's
 core path.
 """
 
@@ -31,10 +31,12 @@ class Length:
     cells: int
     lines: tuple[int, ...]
     words: int
+    opening: int
 
     @property
     def words_a_line(self) -> float:
-        return self.words / max(1, sum(self.lines))
+        """Words for each line of code, the opening cells among them."""
+        return self.words / (sum(self.lines) + self.opening)
 
     @property
     def reading(self) -> float:
@@ -65,7 +67,7 @@ def of(notebook: Path, *, core: bool = False) -> Length:
                 break
             read += words(source)
         count += 1
-    return Length(count, tuple(code[2:]), read)
+    return Length(count, tuple(code[2:]), read, sum(code[:2]))
 
 
 def main() -> None:

@@ -49,6 +49,7 @@ HELPERS = {
     "selection": set(),
     "carry": set(),
     "adapter": {"torch"},
+    "merging": {"torch"},
     "claims": set(),
     "checkpoints": set(),
     "runs": set(),
@@ -64,7 +65,8 @@ HELPERS = {
     "svg": set(),
     "plots": {"matplotlib", "numpy"},
     "drawings": {"matplotlib"},
-    "widgets": {"ipywidgets", "IPython"},
+    "controls": {"ipywidgets", "IPython"},
+    "widgets": {"ipywidgets"},
 }
 STANDARD_LIBRARY_ONLY = [
     "errors",

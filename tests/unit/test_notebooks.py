@@ -126,10 +126,9 @@ def test_one_title_and_a_badge_right_under_it(notebook):
 def test_a_notebook_is_neither_long_nor_wordy(path):
     # The opening cells stand apart: the first has no helpers yet, and test_opening_cell.py holds its length.
     length = lengths.of(path)
-    opening = sum(lengths.lines(cell.source) for cell in code_cells(READ[path.name])[:2])
     assert 24 <= length.cells <= 45
     assert 3 <= statistics.median(length.lines) <= 8 and max(length.lines) <= 25
-    assert 3 <= length.words / (sum(length.lines) + opening) < 6
+    assert 3 <= length.words_a_line < 6
 
 
 def test_words_are_counted_without_badges_formulas_and_addresses():
