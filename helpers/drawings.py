@@ -163,7 +163,7 @@ def block_of_weights(weights: Sequence[float], levels: Sequence[float]) -> Figur
     for level in levels:
         axes.axhline(scale * level, color=FROZEN, linewidth=0.8, zorder=0)
     places = range(len(weights))
-    axes.vlines(places, weights, stored, color=RED, linewidth=1)
+    axes.vlines(places, weights, stored, color=RED, linewidth=1.8)
     axes.plot(
         places,
         stored,

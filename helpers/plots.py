@@ -181,13 +181,13 @@ def curves(
 ) -> Figure:
     """A line with markers for each named series of ``(x, y)`` points; a single point is only a marker.
 
-    ``doubling`` spaces x so that each doubling takes the same room.
+    ``doubling`` spaces x so that each doubling takes the same room, and so does the way from 0 to the first above it.
     """
     figure, axes = _figure()
     _plot_series(axes, series, (BLUE, RED, GREEN, ORANGE))
     if doubling:
         ticks = sorted({x for points in series.values() for x, _ in points})
-        axes.set_xscale("log", base=2)
+        axes.set_xscale("symlog", base=2, linthresh=min(x for x in ticks if x > 0))
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure

@@ -288,7 +288,7 @@ class AlphaDial:
         """The curve as a figure."""
         single = {name: [point] for name, point in self._others().items()}
         series = {"one adapter, alpha turned": self.losses, **single}
-        return plots.curves(series, "factor on alpha", "held-out loss, nats a token")
+        return plots.curves(series, "factor on alpha", "held-out loss, nats a token", doubling=True)
 
     def text(self) -> str:
         """What the slider shows, as plain text."""
