@@ -93,7 +93,7 @@ clean:
 
 $(READY): requirements/requirements-local.txt requirements/requirements-local.in $(if $(MOVED),moved)
 	@$(if $(MOVED),echo "Not as pinned any more: $(MOVED)")
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "The course needs Python 3.11 or newer; set PYTHON=python3.12, for example.")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "The course needs Python 3.11, 3.12 or 3.13; set PYTHON=python3.12, for example.")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements/requirements-local.txt
 	$(PY) -m pip install --quiet --retries 1 torch==$(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))

@@ -225,6 +225,8 @@ def redraw(model: torch.nn.Module, a: float, b: float) -> None:
             its input (a standard deviation of 1 / √columns); with 0 all are zeros.
         b: the same for B.
     """
+    # Another one may be active where a cell was stopped.
+    model.set_adapter(NAME)
     torch.manual_seed(SEED)
     for name, parameter in model.named_parameters():
         for matrix, spread in (("lora_A", a), ("lora_B", b)):

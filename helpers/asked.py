@@ -1,5 +1,6 @@
 """Is what a session holds what it is asked for? A trainer, a folder and an adapter beside a choice and its rows."""
 
+import fnmatch
 import json
 import re
 from pathlib import Path
@@ -180,13 +181,17 @@ def check_model(model, run: runs.Run) -> None:
         )
 
 
-def forget(*beginnings: str) -> None:
-    """Take names that begin so out of this notebook's session, so that no cell takes them for those of another model.
+def forget(*patterns: str) -> None:
+    """Take names out of this notebook's session, so that no cell takes what they hold for another model's.
 
     Such a cell then says which name is missing. Nothing happens outside a notebook.
+
+    Args:
+        patterns: names; ``*`` at the end stands for any letters.
     """
     from IPython import get_ipython
 
     names = getattr(get_ipython(), "user_ns", {})
-    for name in [name for name in names if name.startswith(beginnings)]:
-        del names[name]
+    for pattern in patterns:
+        for name in fnmatch.filter(names, pattern):
+            del names[name]

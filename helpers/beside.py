@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from textwrap import fill, wrap
 
+from helpers.errors import CourseError
+
 # Letters a line of the text has.
 WIDTH = 96
 
@@ -20,6 +22,12 @@ class SideBySide:
     """
 
     def __init__(self, questions: Sequence[str | list[dict]], **answers: Sequence[str]):
+        if not answers:
+            raise CourseError(
+                "Nobody's answers are given.",
+                "Each column has its name: SideBySide(questions, before=…, after=…).",
+                "Write them like this.",
+            )
         texts = [q if isinstance(q, str) else q[-1]["content"] for q in questions]
         self.names = list(answers)
         self.rows = list(zip(texts, *answers.values(), strict=True))

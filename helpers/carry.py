@@ -42,32 +42,51 @@ def code() -> str:
     return BEGINS + base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
-def take(text: str) -> None:
+def take(text: str) -> set[str]:
     """Put what a code holds into this workspace, and say what that is; an empty text changes nothing.
 
     Two codes may stand one after the other, such as the choice of notebook 03 and the selection of 04.
 
+    Returns:
+        What was in it, of ``choice`` and ``rows``.
+
     Raises:
-        CourseError: the code was cut or changed, or this machine lacks the pool that it chooses from.
+        CourseError: the code was cut or changed, or this machine lacks the pool that it chooses from; then nothing
+            has changed.
     """
-    text = re.sub(r"[\s\"',;]", "", text)
+    # Quotes, spaces and what else comes along with a copied line.
+    text = re.sub(r"[^\w-]", "", text or "", flags=re.ASCII).removeprefix("my_code")
     if not text:
-        return
+        return set()
     start, *rest = text.split(BEGINS)
-    content = _unpacked(start) if start or not rest else {}
+    content = _unpacked(start) if start else {}
     for part in rest:
         content |= _unpacked(BEGINS + part)
+    choice = (
+        choice_from(content["choice"], Path("the code"), AGAIN) if "choice" in content else None
+    )
     chosen = _rows(content) if "rows" in content else None
-    if "choice" in content:
-        choice = choice_from(content["choice"], Path("the code"), AGAIN)
+    if choice:
+        before = saved_choice()
         save_choice(choice)
-        print(f"From your code: r = {choice.r}, alpha = {choice.lora_alpha}; saved as your choice.")
+        print(
+            f"From your code: r = {choice.r}, alpha = {choice.lora_alpha:g}; saved as your choice"
+            + (
+                "."
+                if before in (None, choice)
+                else f", in place of r = {before.r}, alpha = {before.lora_alpha:g}."
+            )
+        )
     if chosen:
         rows, source = chosen
+        before = selection.saved_selection()
         selection.save_selection(rows, source)
+        other = before is not None and before.to_list() != rows.to_list()
         print(
-            f"From your code: {len(rows)} conversations of {source.name}; saved as your selection."
+            f"From your code: {len(rows)} conversations of {source.name}; saved as your selection"
+            + (f", in place of {len(before)} others." if other else ".")
         )
+    return content.keys() & {"choice", "rows"}
 
 
 def _pools() -> list[Path]:
@@ -120,9 +139,11 @@ def _unpacked(text: str) -> dict:
     """What a code holds, its parts of the right kinds."""
     try:
         packed = text.removeprefix(BEGINS).encode("ascii")
-        content = json.loads(
-            zlib.decompress(base64.urlsafe_b64decode(packed + b"=" * (-len(packed) % 4)))
-        )
+        inflater = zlib.decompressobj()
+        plain = inflater.decompress(base64.urlsafe_b64decode(packed + b"=" * (-len(packed) % 4)))
+        if not inflater.eof or inflater.unused_data:
+            raise ValueError("it is cut off, or goes on")
+        content = json.loads(plain)
         rows = content.get("rows", [])
         whole = isinstance(content.get("choice", {}), dict) and isinstance(rows, list)
     except (ValueError, binascii.Error, zlib.error, AttributeError):
@@ -130,7 +151,7 @@ def _unpacked(text: str) -> dict:
     if not whole or not text.startswith(BEGINS):
         raise CourseError(
             f"{text[:30]}… is no whole code." if len(text) > 30 else f"{text} is no whole code.",
-            f"A code begins with {BEGINS} and is one long line; a part of it was cut off or changed.",
+            f"A code begins with {BEGINS} and is one long line; a part of it was cut off, changed or added.",
             AGAIN,
         )
     return content
@@ -143,7 +164,7 @@ def _rows(content: dict) -> tuple["Dataset", Path]:
         raise CourseError(
             "The code chooses from a pool that this machine does not have.",
             "It was made with the homework's pool, or with another version of the course's.",
-            "Fetch the homework's first (homework.fetch()), or choose again in notebook 04.",
+            "Fetch the homework's first (homework.fetch()), or empty the field and choose again in notebook 04.",
         )
     pool = data.load_conversations(file, skip_unusable=True)
     rows = pool.select(_as_places(*content["rows"]))

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
+from helpers.errors import check_whole
 from helpers.presets import PROJECTIONS
 from helpers.svg import BLUE, GREY, ORANGE, RED, SKY
 
@@ -63,7 +64,11 @@ def weight_and_update(n_in: int, n_out: int, r: int) -> Figure:
     Args:
         n_in, n_out: features that the layer takes and gives.
         r: the rank. It is drawn at least as wide as a letter.
+
+    Raises:
+        CourseError: r is no whole number above 0.
     """
+    check_whole("r", r, 1)
     figure, axes = _canvas(7.2, 3.6, 18, 9)
     unit, middle = 6 / max(n_in, n_out), 3.6
     wide, high, thin = n_in * unit, n_out * unit, max(r * unit, 0.5)

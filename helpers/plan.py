@@ -121,7 +121,7 @@ def smallest_change(too_large: Plan) -> tuple[str, Plan] | None:
     tries += [
         (f"rows of at most {length:,} tokens", {"max_length": length})
         for length in reversed(LENGTHS)
-        if length < choice.max_length
+        if max(too_large.lengths or [0]) <= length < choice.max_length
     ]
     tries += [
         (f"r = {2**power}", {"r": 2**power})

@@ -187,7 +187,7 @@ def curves(
     _plot_series(axes, series, (BLUE, RED, GREEN, ORANGE))
     if doubling:
         ticks = sorted({x for points in series.values() for x, _ in points})
-        axes.set_xscale("symlog", base=2, linthresh=min(x for x in ticks if x > 0))
+        axes.set_xscale("symlog", base=2, linthresh=min(x for x in ticks if x > 0), linscale=0.5)
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure

@@ -225,6 +225,7 @@ class LoraSliders:
         self._draw()
 
     def _save(self) -> None:
+        self.saved = False
         if self.wrong:
             self._say(f"Not saved. {self.wrong}")
             return
@@ -237,6 +238,7 @@ class LoraSliders:
         except CourseError as error:
             self._say(str(error))
             return
+        self.saved = True
         self._say(f"Saved r = {self.choice.r}, alpha = {self.choice.lora_alpha:g} in {path.name}.")
 
     def _say(self, text: str) -> None:
@@ -264,6 +266,13 @@ class AlphaDial:
         answers: list[str],
         trained: dict[float, float] | None = None,
     ):
+        if len(losses) < 2 or len(losses) != len(answers):
+            raise CourseError(
+                f"There are {len(losses)} losses and {len(answers)} answers.",
+                "The dial turns through two factors or more, and shows an answer for each. The cell that measures them "
+                "was stopped, or has other factors.",
+                "Run that cell again to its end.",
+            )
         self.alpha, self.losses = alpha, losses
         self.question, self.answers, self.trained = question, answers, trained or {}
         factors = [factor for factor, _ in losses]

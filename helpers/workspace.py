@@ -63,17 +63,25 @@ def describe(on_drive: bool = False) -> str:
     if on_drive:
         _mount_drive()
     folder = root()
-    if str(folder).startswith("/content") and DRIVE not in folder.parents:
+    made_before = sorted(p.name for p in (KIT / "workspace").glob("*") if p.name != "models")
+    if folder == DRIVE / "lora-course" and made_before:
+        print(
+            f"Made before Drive was mounted, and not on it: {', '.join(made_before)} in {KIT / 'workspace'}. "
+            f"Copy to {folder} what you need."
+        )
+    if folder.is_relative_to("/content") and DRIVE not in folder.parents:
         return (
             f"Workspace: {folder}, gone with this machine. To keep your work, tick keep_my_work_on_google_drive "
             "in this cell and run it again."
         )
-    inside = folder.resolve().is_relative_to(KIT)
-    return (
-        f"Workspace: {folder.resolve().relative_to(KIT)}/ in the course"
-        if inside
-        else f"Workspace: {folder}"
-    )
+    return f"Workspace: {shown(folder)}"
+
+
+def shown(folder: Path) -> str:
+    """A folder as a student finds it: its place in the course; on Colab, or elsewhere, its whole path."""
+    folder = folder.absolute()
+    inside = folder.resolve().is_relative_to(KIT) and not folder.is_relative_to("/content")
+    return f"{folder.resolve().relative_to(KIT)}/ in the course" if inside else str(folder)
 
 
 def _mount_drive() -> None:

@@ -392,11 +392,11 @@ def test_a_run_whose_adapter_config_is_damaged_is_named(workspace, trained, cont
     assert str(file) in str(caught.value) or "r is None" in str(caught.value)
 
 
-def test_names_are_forgotten_by_their_beginnings(monkeypatch):
-    names = {"losses_before": 1, "losses": 2, "model": 3, "answers_after": 4}
+def test_names_are_forgotten_whole_or_by_their_beginnings(monkeypatch):
+    names = {"losses_before": 1, "losses": 2, "models": 3, "model": 4}
     monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns=names))
-    asked.forget("losses_", "answers_")
-    assert names == {"losses": 2, "model": 3}
+    asked.forget("losses_*", "model")
+    assert names == {"losses": 2, "models": 3}
 
 
 def test_outside_a_notebook_nothing_is_forgotten():

@@ -109,20 +109,35 @@ def test_a_cut_or_changed_code_is_refused_and_changes_nothing(workspace, choose)
     code, before = carry.code(), (workspace / "choice.json").read_bytes()
     start = choose.draw(st.integers(0, len(code) - 1))
     end = choose.draw(st.integers(start, len(code)))
-    middle = choose.draw(st.text("abcXYZ019-_é", max_size=3))
+    middle = choose.draw(st.text("abcXYZ019-_", max_size=3))
     changed = code[:start] + middle + code[end:]
     if changed not in (code, ""):
         assert "is no whole code" in refusal(carry.take, changed)
     assert (workspace / "choice.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("form", [" {} ", '"{}"', "{}\n", "'{}'"])
+@pytest.mark.parametrize(
+    "form", [" {} ", '"{}"', "{}\n", "'{}'", "“{}”", "\u200b{}", 'my_code = "{}"']
+)
 def test_quotes_and_spaces_around_a_code_do_no_harm(workspace, elsewhere, form):
     save_choice(Choice(r=4))
     code = carry.code()
     elsewhere()
     carry.take(form.format(code[:30] + "\n" + code[30:]))
     assert saved_choice() == Choice(r=4)
+
+
+def test_what_a_code_replaces_is_said(workspace, pool, capsys):
+    save_choice(Choice(r=4))
+    selection.save_selection(pool.select([5, 3]), data.OUR_POOL)
+    code = carry.code()
+    assert carry.take(code) == {"choice", "rows"}
+    assert "in place of" not in capsys.readouterr().out
+    save_choice(Choice(r=64, lora_alpha=2))
+    selection.save_selection(pool.select([1]), data.OUR_POOL)
+    carry.take(code)
+    said = capsys.readouterr().out
+    assert "in place of r = 64, alpha = 2" in said and "in place of 1 others" in said
 
 
 def test_a_code_for_another_pool_says_so(workspace, elsewhere, pool, monkeypatch, tmp_path):

@@ -11,16 +11,18 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import data, homework, selection, small_model
+from helpers import carry, data, homework, selection, small_model
 from helpers.choice import Choice, save_choice
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+LITTLE = "little rank, much alpha, two modules, the shortest rows"
+MUCH = "much rank, little alpha, an own key, the preamble"
 CHOICES = {
-    "little rank, much alpha, two modules, the shortest rows": (
+    LITTLE: (
         Choice(r=4, lora_alpha=128, target_modules=("q_proj", "v_proj"), num_train_epochs=1),
         lambda pool: selection.select(pool, homework.simple_key),
     ),
-    "much rank, little alpha, an own key, the preamble": (
+    MUCH: (
         Choice(r=64, lora_alpha=1, num_train_epochs=1),
         lambda pool: homework.with_preamble(
             selection.select(pool, selection.answer_words, limit=30)
@@ -64,9 +66,9 @@ def run(*scripts: Path) -> list | None:
 
 @pytest.fixture
 def respelt(tmp_path, monkeypatch):
-    """A test set in the homework's other spelling, `from` and `value`."""
+    """A test set in the spelling of the homework's training rows, which the course's test set does not have."""
     rows = [
-        {"id": row["id"], "conversations": [{"from": "human", "value": data.question(row)}]}
+        {"id": row["id"], "conversations": [{"role": "user", "content": data.question(row)}]}
         for row in data.load_conversations(data.OUR_TEST_SET)
     ]
     file = tmp_path / "test_set.json"
@@ -74,26 +76,47 @@ def respelt(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_TEST_SET", str(file))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("choice", "choose"), CHOICES.values(), ids=CHOICES.keys())
-def test_training_evaluation_and_the_look_inside_run_with_it(
-    use_tiny_llama, workspace, tmp_path, respelt, choice, choose
-):
+def keep(choice: Choice, choose) -> str:
+    """Save both in the workspace; their code."""
     save_choice(choice)
-    chosen = choose(data.load_conversations(data.OUR_POOL))
-    selection.save_selection(chosen, data.OUR_POOL)
-    name, trained_with = run(*(script(number, tmp_path) for number in ("05", "06", "07")))
+    selection.save_selection(choose(data.load_conversations(data.OUR_POOL)), data.OUR_POOL)
+    return carry.code()
+
+
+def code_from_elsewhere(monkeypatch, tmp_path, name: str) -> str:
+    """The code of a choice and its selection, made on a machine with another workspace."""
+    with monkeypatch.context() as there:
+        there.setenv("COURSE_WORKSPACE", str(tmp_path / "elsewhere"))
+        return keep(*CHOICES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHOICES)
+def test_training_evaluation_and_the_look_inside_run_with_it(
+    use_tiny_llama, workspace, tmp_path, respelt, monkeypatch, name
+):
+    choice, choose = CHOICES[name]
+    if name == LITTLE:
+        keep(choice, choose)
+        train = script("05", tmp_path)
+    else:
+        code = code_from_elsewhere(monkeypatch, tmp_path, name)
+        train = script("05", tmp_path, my_code=repr(code))
+    name, trained_with = run(train, script("06", tmp_path), script("07", tmp_path))
     assert trained_with == choice.to_dict()
     assert [name] == [file.parent.name for file in workspace.glob("runs/*/training_config.json")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("r", "alpha"), [(1, 128), (64, 1)])
-def test_the_quickstart_runs_with_other_sliders(
-    use_tiny_llama, workspace, tmp_path, respelt, r, alpha
+@pytest.mark.parametrize("with_code", [False, True], ids=["sliders", "code"])
+def test_the_quickstart_runs_with_other_sliders_and_with_a_code(
+    use_tiny_llama, workspace, tmp_path, respelt, monkeypatch, with_code
 ):
-    _, choice = run(script("00", tmp_path, r=str(r), alpha=str(alpha)))
-    assert (choice["r"], choice["lora_alpha"]) == (r, alpha)
+    code = code_from_elsewhere(monkeypatch, tmp_path, MUCH) if with_code else ""
+    name, choice = run(script("00", tmp_path, r="1", alpha="128", my_code=repr(code)))
+    assert (choice["r"], choice["lora_alpha"]) == ((64, 1) if with_code else (1, 128))
+    trained_on = json.loads((workspace / "runs" / name / "conversations.json").read_text())
+    assert ("Below is an instruction" in json.dumps(trained_on)) == with_code
 
 
 @pytest.mark.slow

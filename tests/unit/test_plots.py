@@ -210,14 +210,23 @@ def test_figures_are_closed_so_that_a_notebook_shows_them_once():
     assert plt.get_fignums() == []
 
 
+def gaps(axes, *xs: float) -> list[float]:
+    """How far apart places on the axis are drawn, beside the first two."""
+    places = axes.transData.transform([(x, 1) for x in xs])[:, 0]
+    steps = [b - a for a, b in zip(places, places[1:])]
+    return [step / steps[0] for step in steps]
+
+
 def test_curves_have_points_of_their_own_and_may_double_along_the_axis():
     series = {"cut": [(1, 3.0), (2, 2.5), (4, 2.0)], "trained": [(4, 2.1)]}
     axes = plots.curves(series, "rank", "loss", doubling=True).axes[0]
     drawn = [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.lines]
     assert drawn == list(series.values()) and legend(axes) == ["cut", "trained"]
-    assert axes.get_xscale() == "log"
+    assert gaps(axes, 1, 2, 4) == pytest.approx([1, 1])
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "4"]
-    assert plots.curves(series, "rank", "loss").axes[0].get_xscale() == "linear"
+    assert gaps(plots.curves(series, "rank", "loss").axes[0], 1, 2, 4) == pytest.approx([1, 2])
+    dial = plots.curves({"alpha": [(0, 3.0), (0.25, 2.0), (1, 2.5)]}, "", "", doubling=True)
+    assert gaps(dial.axes[0], 0, 0.25, 1) == pytest.approx([1, 2])
 
 
 def test_heat_maps_share_their_colours_and_name_the_projections():

@@ -96,10 +96,10 @@ def test_the_number_format_is_the_one_that_was_asked_for(monkeypatch, asked, num
 def test_minutes_in_words(minutes, words, short):
     assert record.in_words(minutes) == words and record.in_table(minutes) == short
     # What was written once is found again, and replaced.
-    cell = f"Time: about 3 minutes on a T4 (an estimate), {words} on two CPU cores (measured)."
+    cell = f"Time: reading about 3 minutes; about 3 minutes on a T4 (an estimate), {words} on two CPU cores (measured)."
     changed = record.first_cell(cell, {"minutes": 7, "colab_minutes_estimate": 9}, 8.6)
     assert changed == (
-        "Time: about 9 minutes on a T4 (an estimate), about 7 minutes on two CPU cores (measured)."
+        "Time: reading about 9 minutes; about 9 minutes on a T4 (an estimate), about 7 minutes on two CPU cores (measured)."
     )
 
 

@@ -131,6 +131,18 @@ def test_drive_is_mounted_only_where_it_is_asked_for(workspace, colab_drive):
     assert mounted == ["/content/drive"]
 
 
+def test_what_was_made_before_drive_was_mounted_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("COURSE_WORKSPACE", raising=False)
+    monkeypatch.setattr(places, "DRIVE", tmp_path / "drive" / "MyDrive")
+    monkeypatch.setattr(places, "KIT", tmp_path / "kit")
+    (tmp_path / "kit" / "workspace" / "runs").mkdir(parents=True)
+    places.describe()
+    assert capsys.readouterr().out == ""
+    places.DRIVE.mkdir(parents=True)
+    places.describe()
+    assert "runs in" in capsys.readouterr().out
+
+
 def test_a_refused_drive_says_how_to_go_on_without(workspace, colab_drive):
     def refused(folder):
         raise ValueError("mount failed")
