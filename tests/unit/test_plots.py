@@ -1,5 +1,6 @@
 """The figures show the data that they were given."""
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -213,7 +214,7 @@ def test_figures_are_closed_so_that_a_notebook_shows_them_once():
 def gaps(axes, *xs: float) -> list[float]:
     """How far apart places on the axis are drawn, beside the first two."""
     places = axes.transData.transform([(x, 1) for x in xs])[:, 0]
-    steps = [b - a for a, b in zip(places, places[1:])]
+    steps = [b - a for a, b in itertools.pairwise(places)]
     return [step / steps[0] for step in steps]
 
 
