@@ -24,7 +24,8 @@ LABEL = {"description_width": "initial"}
 # A field and its slider side by side, or below each other where it is narrow.
 SLIDER = {"readout": False, "layout": {"width": "190px"}}
 WRAP = {"flex_flow": "row wrap", "align_items": "center"}
-WIDE = {"width": "100%", "max_width": "340px"}
+# A widget has a margin of 2 pixels on each side.
+WIDE = {"width": "calc(100% - 4px)", "max_width": "340px"}
 
 
 class WithStill(w.VBox):
