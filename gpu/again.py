@@ -12,7 +12,6 @@ from pathlib import Path
 
 import agree
 import common
-from t4_kernels import import_as_on_t4
 
 STEPS = 4
 # Of a loss. Sums in another order change a number of fp16 by 2**-11; the same kernels in the same order by nothing.
@@ -93,7 +92,8 @@ def main() -> None:
     failures: list[str] = []
     if not (agree.BASE / "config.json").exists():
         agree.run_child("--make-base")
-    import_as_on_t4()
+    from helpers import models  # noqa: F401  (Unsloth, before any of what it changes)
+
     found = {}
     for name, (first, second) in pairs().items():
         found[name] = compare(name, first, second, failures)

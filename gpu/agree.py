@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import common
-from t4_kernels import attempt, import_as_on_t4
+from t4_kernels import attempt
 
 BASE = common.MODELS / "small-bnb-4bit"
 # Widths are multiples of 64, NF4's block. Weights of this size keep the spread of what goes through a layer,
@@ -431,8 +431,9 @@ def main() -> None:
     os.environ.setdefault("COURSE_WORKSPACE", str(folder / "workspace"))
     if not (BASE / "config.json").exists():
         run_child("--make-base")
-    import_as_on_t4()
     import torch
+
+    from helpers import models  # noqa: F401  (Unsloth, before any of what it changes)
 
     if arguments.cpu_child:
         cpu_child(arguments.cpu_child)

@@ -12,7 +12,6 @@ import signal
 import tempfile
 
 import common
-from t4_kernels import import_as_on_t4
 
 ROWS = 60
 # Losses may not differ at all: the same kernels see the same rows in the same order.
@@ -131,7 +130,8 @@ def main() -> None:
     common.need_t4_mode()
     os.environ["COURSE_WORKSPACE"] = tempfile.mkdtemp()
     failures: list[str] = []
-    import_as_on_t4()
+    from helpers import models  # noqa: F401  (Unsloth, before any of what it changes)
+
     found: dict = {}
     for part in (resumed, full):
         part(found, failures)

@@ -26,7 +26,7 @@ export HF_HUB_OFFLINE=1 PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/build/gpu-wheels"
 export COURSE_INSTALL=0 COURSE_T4=1 COURSE_SIZE=full MODELS="${MODELS:-$scratch/models}"
 export COURSE_WORKSPACE="$scratch/workspace" COURSE_MODEL="$MODELS/llama-2-7b-bnb-4bit"
 wanted=(llama-2-7b)
-[[ ${1:-t4_kernels} =~ ^(t4_kernels|agree)$ ]] && wanted+=(llama-wide)
+[[ ${1:-t4_kernels} =~ ^(t4_kernels|t4_path|agree)$ ]] && wanted+=(llama-wide)
 [[ ${1:-grid} == grid ]] && wanted+=(llama-3.2-3b)
 for name in "${wanted[@]}"; do
   [ -d "$MODELS/$name-bnb-4bit" ] || python3 gpu/make_llama.py "$MODELS" "$name"

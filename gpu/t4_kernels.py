@@ -37,37 +37,6 @@ OPTIONS = (
 MODEL = common.MODELS / "llama-wide-bnb-4bit"
 
 
-def import_as_on_t4() -> None:
-    """Import Unsloth so that it chooses as on a T4: it asks for the compute capability, and sizes kernels by it.
-
-    Who compiles for the GPU that is there, Triton and torch.compile, still learns its true capability.
-    `T4_CHOICES=0` leaves Unsloth to choose for this GPU. Without a GPU, this is a plain import.
-    """
-    import torch
-
-    pose = torch.cuda.is_available() and os.environ.get("T4_CHOICES") != "0"
-    if pose:
-        from triton.backends.compiler import GPUTarget
-        from triton.backends.nvidia.driver import CudaDriver
-
-        major, minor = torch.cuda.get_device_capability()
-        actual = 10 * major + minor
-
-        def capability(device=None) -> tuple[int, int]:
-            return (7, 5)
-
-        # Unsloth puts a cache around this function, unless it takes it for that cache.
-        capability._unsloth_per_device_cache = True
-        torch.cuda.get_device_capability = capability
-        CudaDriver.get_current_target = lambda driver: GPUTarget("cuda", actual, 32)
-    from helpers import models  # noqa: F401  (Unsloth, before any of what it changes)
-
-    if pose:
-        from torch._dynamo.device_interface import CudaInterface
-
-        CudaInterface.get_compute_capability = staticmethod(lambda device=None: actual)
-
-
 class Recorder:
     """Notes each kernel that Triton compiles in this process, once for each way it is specialised."""
 
@@ -256,7 +225,9 @@ def main() -> None:
         # In a process of its own: Unsloth must not have changed Transformers there.
         maker = Path(__file__).parent / "make_llama.py"
         subprocess.run([sys.executable, maker, common.MODELS, "llama-wide"], check=True)
-    import_as_on_t4()
+    common.need_t4_mode()
+    from helpers import models  # noqa: F401  (Unsloth, before any of what it changes)
+
     # Only now: Unsloth removes the variable when it is imported.
     inductor_folder = os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")
     recorder = Recorder()

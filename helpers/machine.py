@@ -161,6 +161,35 @@ def which_model(found: dict[str, str]) -> str:
     )
 
 
+def answer_as_a_t4() -> None:
+    """Tell whoever asks that this GPU has a T4's compute capability: Unsloth then chooses a T4's kernels.
+
+    To be called before Unsloth is imported. Triton still compiles for the GPU that is there; `limit_to_t4` sees to
+    torch.compile. Does nothing without an NVIDIA GPU.
+    """
+    import torch
+
+    true_capability = torch.cuda.get_device_capability
+    if not torch.cuda.is_available() or getattr(true_capability, "as_a_t4", False):
+        return
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.driver import CudaDriver
+
+    def capability(device=None) -> tuple[int, int]:
+        return presets.T4_CAPABILITY
+
+    capability.as_a_t4, capability.true = True, true_capability
+    # Unsloth puts a cache around this function, unless it takes it for that cache.
+    capability._unsloth_per_device_cache = True
+    torch.cuda.get_device_capability = capability
+
+    def target(driver) -> GPUTarget:
+        major, minor = true_capability()
+        return GPUTarget("cuda", 10 * major + minor, 32)
+
+    CudaDriver.get_current_target = target
+
+
 def limit_to_t4() -> None:
     """Make a larger NVIDIA GPU behave like a T4 in PyTorch: its memory less a CUDA context, fp16, plain attention.
 
@@ -168,6 +197,11 @@ def limit_to_t4() -> None:
     """
     import torch
 
+    if hasattr(torch.cuda.get_device_capability, "true"):
+        from torch._dynamo.device_interface import CudaInterface
+
+        major, minor = torch.cuda.get_device_capability.true()
+        CudaInterface.get_compute_capability = staticmethod(lambda device=None: 10 * major + minor)
     total = torch.cuda.get_device_properties(0).total_memory / 2**30
     limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
     torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))

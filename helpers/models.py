@@ -2,14 +2,13 @@
 
 import os
 
-from helpers import settings  # isort: skip, small_model
+from helpers import machine, settings  # isort: skip
 
 # Unsloth reports each load to its makers unless told not to; a course has no business doing that.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 if settings.text("COURSE_T4") == "1":
-    # For a T4 Unsloth chooses other kernels to answer up to 4, and 5 to 16, rows at once than for larger GPUs.
-    os.environ.setdefault("UNSLOTH_GEMV_MAX_ROWS", "4")
-    os.environ.setdefault("UNSLOTH_BNB_GEMM_4BIT", "1")
+    # Before Unsloth, which asks while it is imported.
+    machine.answer_as_a_t4()
 from unsloth import FastLanguageModel, get_chat_template  # isort: skip  (before transformers)
 
 import contextlib
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from helpers import machine, presets, small_model, workspace
+from helpers import presets, small_model, workspace
 from helpers.choice import Choice
 from helpers.errors import CourseError, check_whole
 from helpers.setup import network

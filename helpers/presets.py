@@ -73,6 +73,7 @@ EMBEDDED_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea37372
 # A Tesla T4 as Colab gives it. Memory: torch.cuda.get_device_properties(0).total_memory / 2**30. With driver 580 it
 # is 15,637,086,208 bytes (public Colab logs of 2026; Unsloth's banner says 14.563 GB from release 2026.4.8 on). With
 # an older driver it was 14.741 GiB (the banner in the write-up). What fits into the smaller one fits into both.
+T4_CAPABILITY = (7, 5)
 T4_MEMORY_GIB = 14.563
 OLDER_T4_MEMORY_GIB = 14.741
 # A CUDA context with the kernels of a training run, beside PyTorch's own memory: 0.80 and 0.81 in two runs on
