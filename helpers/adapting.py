@@ -1,9 +1,6 @@
 """Give a model the adapter that was chosen; say whether a model holds what was chosen, or a run's adapter."""
 
-import os
-
-os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-from unsloth import FastLanguageModel  # isort: skip  (before peft)
+from helpers import unsloth_first  # noqa: F401  # isort: skip
 
 import gc
 from pathlib import Path
@@ -12,6 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from unsloth import FastLanguageModel
 
 from helpers import lora, memory
 from helpers.choice import Choice

@@ -1,25 +1,18 @@
 """Load a model in 4 bits through Unsloth, with a chat template, on a GPU or without one."""
 
-import os
-
-from helpers import machine, settings  # isort: skip
-
-# Unsloth reports each load to its makers unless told not to; a course has no business doing that.
-os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-if settings.text("COURSE_T4") == "1":
-    # Before Unsloth, which asks while it is imported.
-    machine.answer_as_a_t4()
-from unsloth import FastLanguageModel, get_chat_template  # isort: skip  (before transformers)
+from helpers import unsloth_first  # noqa: F401  # isort: skip
+from unsloth import FastLanguageModel, get_chat_template
 
 import contextlib
 import difflib
 import json
+import os
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
-from helpers import presets, small_model, workspace
+from helpers import machine, presets, settings, small_model, workspace
 from helpers.choice import Choice
 from helpers.errors import CourseError, check_whole
 from helpers.setup import network

@@ -1,14 +1,12 @@
 """What happens beside a training: minutes are noted, the loss is drawn, and Stop is heard."""
 
-import os
-
-os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-import unsloth  # noqa: F401  # isort: skip  (before transformers)
+from helpers import unsloth_first  # noqa: F401  # isort: skip
 
 import base64
 import contextlib
 import errno
 import gc
+import os
 import signal
 import threading
 import time

@@ -1,9 +1,7 @@
 """Build the trainer from a choice; train, resume, warn."""
 
-import os
-
-os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-from unsloth import is_bfloat16_supported  # isort: skip  (before trl)
+from helpers import unsloth_first  # noqa: F401  # isort: skip
+from unsloth import is_bfloat16_supported
 
 import contextlib
 import gc

@@ -54,6 +54,7 @@ HELPERS = {
     "checkpoints": set(),
     "runs": set(),
     "small_model": {"torch"},
+    "unsloth_first": {"unsloth"},
     "models": {"unsloth", "torch", "safetensors"},
     "adapting": {"unsloth", "torch", "peft", "safetensors"},
     "progress": {"unsloth", "torch", "transformers"},
@@ -100,7 +101,7 @@ STANDARD_LIBRARY_ONLY = [
     "svg",
 ]
 # These begin with Unsloth, or with a helper that does.
-BEGIN_WITH_UNSLOTH = ["models", "adapting", "progress", "asked", "training"]
+BEGIN_WITH_UNSLOTH = ["unsloth_first", "models", "adapting", "progress", "asked", "training"]
 UNSLOTH_MUST_COME_BEFORE = {"transformers", "trl", "peft"}
 HEAVY = UNSLOTH_MUST_COME_BEFORE | {"unsloth", "datasets"}
 LIGHT = [name for name in HELPERS if name not in BEGIN_WITH_UNSLOTH]
@@ -256,10 +257,11 @@ def test_every_name_is_taken_from_where_it_is_defined(name):
     assert borrowed(sources()[name]) == set()
 
 
-@pytest.mark.parametrize("name", [name for name in BEGIN_WITH_UNSLOTH if name != "asked"])
-def test_unsloth_is_the_first_package_that_is_imported(name):
-    third_party = [module for module in imports(name) if packages({module})]
-    assert third_party[0] == "unsloth"
+@pytest.mark.parametrize(
+    "name", [name for name in BEGIN_WITH_UNSLOTH if name not in ("asked", "unsloth_first")]
+)
+def test_unsloth_is_imported_first_and_in_the_one_place_that_prepares_it(name):
+    assert imports(name)[0] == "helpers.unsloth_first"
 
 
 # ------------------------------------------------------------------------------------- fresh interpreters
