@@ -62,9 +62,18 @@ def provenance() -> dict:
         "date": datetime.date.today().isoformat(),
         "gpu": gpu,
         "limit_gib": LIMIT_GIB,
+        "code_path": code_path(),
         "helpers": helpers_hash(),
         "versions": versions,
     }
+
+
+def code_path() -> str | None:
+    """Whose kernels Unsloth takes in this process, "T4" or this GPU's "own"; None where PyTorch is not loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    return "T4" if getattr(torch.cuda.get_device_capability, "as_a_t4", False) else "own"
 
 
 def need_t4_mode() -> None:

@@ -41,9 +41,10 @@ def _watch():
 _threading.Thread(target=_watch, daemon=True).start()
 """
 ASK = """
-import json as _json, resource as _resource
+import json as _json, resource as _resource, torch as _torch
 _host = _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss
-print(_json.dumps({"peak_gpu_gib": round(_peak[0] / 2**30, 2), "peak_host_gib": round(_host / 2**20, 2)}))
+print(_json.dumps({"peak_gpu_gib": round(_peak[0] / 2**30, 2), "peak_host_gib": round(_host / 2**20, 2),
+    "code_path": "T4" if getattr(_torch.cuda.get_device_capability, "as_a_t4", False) else "own"}))
 """
 
 
