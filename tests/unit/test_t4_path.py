@@ -1,6 +1,7 @@
 """T4 mode's code path, as far as a processor can see it: who asks for the capability is found, and counted."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -46,8 +47,7 @@ def test_each_place_is_counted_by_its_file_and_lines(tmp_path):
     file = tmp_path / "a" / "b.py"
     file.parent.mkdir()
     file.write_text("first = ask()\nsecond = [\n    ask(),\n    ask(0),\n]\n")
-    names = {"ask": asked}
-    exec(compile(file.read_text(), str(file), "exec"), names)
+    names = runpy.run_path(str(file), {"ask": asked})
     assert names["second"] == [(7, 5), (7, 5)]
     assert asked.at({"file": "a/b.py", "lines": [1, 1]}) == 1
     assert asked.at({"file": "a/b.py", "lines": [2, 5]}) == 2
