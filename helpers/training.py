@@ -343,10 +343,10 @@ def check_space(trainer: SFTTrainer, folder: Path) -> None:
 def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> dict:
     args = trainer.args
     # The model that was loaded, also where COURSE_MODEL has changed since.
+    lengths = [len(row) for row in trainer.train_dataset["input_ids"]]
     return runs.asked_of(choice, conversations, models.name_of(trainer.model)) | {
-        "tokens": round(
-            sum(map(len, trainer.train_dataset["input_ids"])) * choice.num_train_epochs
-        ),
+        "tokens": round(sum(lengths) * choice.num_train_epochs),
+        "longest_row": max(lengths),
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "learning_rate": args.learning_rate,
         "warmup_steps": args.warmup_steps,

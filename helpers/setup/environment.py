@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from helpers import machine, presets, settings
 from helpers.errors import CourseError
 from helpers.setup import hints, installation, locks, network, probes, untouched
 from helpers.setup.probes import Probe
+
+# When the set-up began, for the minutes that a report line gives.
+STARTED = time.monotonic()
 
 # Loggers that warn, on a machine without a GPU, of GPU parts that are missing there.
 QUIET = ("torchao", "bitsandbytes.backends.cpu.ops", "torch.utils._pytree")

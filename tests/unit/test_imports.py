@@ -61,6 +61,7 @@ HELPERS = {
     "asked": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
     "answering": {"torch"},
+    "report": set(),
     "beside": set(),
     "evaluation": {"torch"},
     "svg": set(),
