@@ -18,17 +18,17 @@ CHOICES = {
             "selection.select(pool, my_key)",
             'selection.select(pool.filter(lambda row: data.question(row)[:3] == "How"), my_key)',
         ),
-        ("chosen, source = advanced", "chosen, source = mine"),
+        ("chosen = advanced", "chosen = mine"),
     ],
     "no second exchanges": [
         (READ, READ + 'pool = pool.filter(lambda row: len(row["conversations"]) == 2)\n'),
-        ("chosen, source = advanced", "chosen, source = homework.with_preamble(simple)"),
+        ("chosen = advanced", "chosen = homework.with_preamble(simple)"),
     ],
     "a pool of three rows": [
         (READ, READ + "pool = pool.select(range(3))\n"),
         ("homework.simple_key, largest_first=False", "lambda row: True, limit=1"),
         (KEY, "return 1 / homework.words(row), 0"),
-        ("chosen, source = advanced", "chosen, source = mine"),
+        ("chosen = advanced", "chosen = mine"),
     ],
 }
 
