@@ -2,18 +2,22 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import warnings
 from functools import cache
 from typing import NamedTuple
 
-from helpers import presets, settings, workspace
+from helpers import memory, presets, settings, workspace
 from helpers.setup import installation, locks
 
 # Long enough for a driver that has to wake up.
 DRIVER_SECONDS = 30
 NO_ANSWER = "present, but its driver does not answer"
+# Unsloth's and Triton's kernels are not made for older ones (unsloth/kernels/utils.py, _nf4_kernels_supported).
+LEAST_CAPABILITY = (7, 0)
+AMD = "An AMD GPU is here, and the course was never tried on one"
 DRIVER_MENU = (
     "In Colab: menu Runtime > Restart session; if it stays, Disconnect and delete runtime. "
     "Elsewhere: run nvidia-smi in a terminal and mend what it reports."
@@ -26,30 +30,104 @@ CUDA_BUILD = (
 )
 
 
-def gpu() -> dict[str, str]:
-    """Name, memory, driver and compute capability of the first NVIDIA GPU; empty where there is none.
+class Card(NamedTuple):
+    """A GPU in its driver's words; None where the driver does not say."""
 
-    Where the driver does not answer, only that.
-    """
-    query = ["name", "memory.total", "driver_version", "compute_cap"]
-    command = ["nvidia-smi", f"--query-gpu={','.join(query)}", "--format=csv,noheader"]
+    name: str
+    memory: str | None = None  # such as "15360 MiB"
+    driver: str | None = None
+    capability: str | None = None  # such as "7.5"
+    used: str | None = None  # memory that is in use, by whatever process
+    index: str | None = None
+
+    def gib(self, text: str | None) -> float | None:
+        """Memory as a number."""
+        number = re.fullmatch(r"(\d+) MiB", text or "")
+        return int(number[1]) / 1024 if number else None
+
+
+def cards() -> list[Card] | None:
+    """The NVIDIA GPUs that the driver names; None where it does not answer."""
+    query = "name,memory.total,driver_version,compute_cap,memory.used,index"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     if not shutil.which("nvidia-smi"):
-        return {}
+        return []
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=False
         )
     except (subprocess.TimeoutExpired, OSError):
+        return None
+    lines = [] if answer.returncode else answer.stdout.strip().splitlines()
+    return [Card(*[value.strip() for value in line.split(",")][:6]) for line in lines if line]
+
+
+def gpu() -> dict[str, str]:
+    """Name, memory, driver and compute capability of the first NVIDIA GPU; empty where there is none.
+
+    Where the driver does not answer, only that.
+    """
+    found = cards()
+    if found is None:
         return {"GPU": NO_ANSWER}
-    values = answer.stdout.strip().splitlines()[:1]
-    if answer.returncode or not values:
+    if not found:
         return {}
     labels = ("GPU", "GPU memory", "driver", "compute capability")
-    found = dict(zip(labels, (value.strip() for value in values[0].split(",")), strict=False))
-    major = found.get("compute capability", "").partition(".")[0]
+    said = {name: value for name, value in zip(labels, found[0], strict=False) if value}
+    major = said.get("compute capability", "").partition(".")[0]
     if major.isdecimal():
-        found["bfloat16"] = "yes" if int(major) >= 8 else "no"
-    return found
+        said["bfloat16"] = "yes" if int(major) >= 8 else "no"
+    return said
+
+
+class Taken(NamedTuple):
+    """The GPU that this session takes, if any; why Llama-2-7B does not run on it, and how many there are."""
+
+    card: Card | None
+    unfit: str | None
+    count: int
+
+
+def unfit(card: Card) -> str | None:
+    """Why Llama-2-7B cannot be trained on a GPU, in words that follow its name; None where it can."""
+    needed = memory.estimate("llama-2-7b", r=16, per_device_train_batch_size=1, max_length=2048)
+    least = needed.total + needed.context
+    known = re.fullmatch(r"(\d+)\.(\d+)", card.capability or "")
+    if known and tuple(map(int, known.groups())) < LEAST_CAPABILITY:
+        return f"has compute capability {card.capability}; Unsloth's kernels need 7.0 or more"
+    total, used = card.gib(card.memory), card.gib(card.used)
+    if total is not None and total < least:
+        return f"has {total:.1f} GiB; Llama-2-7B needs {least:.1f} to train, with the fewest rows at once"
+    if total is not None and used is not None and total - used < least:
+        return (
+            f"has {used:.1f} of its {total:.1f} GiB in use by another program, often a notebook that is still open; "
+            f"Llama-2-7B needs {least:.1f}. End it (nvidia-smi names it), and restart this session"
+        )
+    return None
+
+
+@cache
+def take_one() -> Taken:
+    """Choose one GPU for this process: the first that suits, before PyTorch looks. Later calls say the same.
+
+    Of several, PyTorch is shown that one only: the course trains on one. One that Unsloth cannot use at all is hidden.
+    Where CUDA_VISIBLE_DEVICES says which to take, that stays.
+    """
+    found = cards() or []
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is not None:
+        found = [card for card in found if card.index in wanted.replace(" ", "").split(",")]
+    if not found:
+        return Taken(None, None, 0)
+    card = next((one for one in found if not unfit(one)), found[0])
+    why = unfit(card)
+    if wanted is None and (len(found) > 1 or (why and "capability" in why)):
+        # The driver's tool counts by the bus, CUDA else by speed.
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            "" if why and "capability" in why else card.index or "0"
+        )
+    return Taken(card, why, len(found))
 
 
 def facts() -> dict[str, str]:
@@ -70,10 +148,14 @@ def facts() -> dict[str, str]:
 @cache
 def _ask_torch() -> tuple[bool, str]:
     """Whether PyTorch sees a CUDA GPU; and what it said when it looked for one. It looks once in a process."""
+    take_one()
     try:
         import torch
     except (ImportError, OSError) as error:
         return False, str(error)
+    if getattr(torch.version, "hip", None):
+        os.environ["HIP_VISIBLE_DEVICES"] = ""  # the course was never tried on an AMD GPU
+        return False, AMD
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = torch.cuda.is_available()
@@ -88,15 +170,15 @@ def torch_sees_gpu() -> bool:
 def default_name() -> str:
     """The model that this machine gets: a preset's name, a hub id or a folder.
 
-    ``COURSE_MODEL`` if set; else Llama-2-7B where PyTorch sees a CUDA GPU, and the small embedded model elsewhere.
-    This is the only place that decides it.
+    ``COURSE_MODEL`` if set; else Llama-2-7B where PyTorch sees a CUDA GPU that suits it (`take_one`), and the small
+    embedded model elsewhere. This is the only place that decides it.
     """
     if named := settings.text("COURSE_MODEL"):
         folder = os.path.isdir(os.path.expanduser(os.path.expandvars(named)))
         if folder and named not in presets.MODELS:
             named = str(settings.path("COURSE_MODEL"))  # it stays the same one after os.chdir
         return known_as(named)
-    return "llama-2-7b" if torch_sees_gpu() else presets.EMBEDDED
+    return "llama-2-7b" if torch_sees_gpu() and not take_one().unfit else presets.EMBEDDED
 
 
 def known_as(model: str) -> str:
@@ -147,7 +229,12 @@ def which_model(found: dict[str, str]) -> str:
         return f"Model: {name}, from COURSE_MODEL."
     if name != presets.EMBEDDED:
         card = "A GPU" if card in ("none", NO_ANSWER) else card
-        return f"{card} found: the course uses {presets.MODELS[name].name}."
+        several = f" (one of {take_one().count} GPUs)" if take_one().count > 1 else ""
+        return f"{card} found{several}: the course uses {presets.MODELS[name].name}."
+    if why := take_one().unfit:
+        return f"{take_one().card.name} {why}. The course uses the small model {small}, same cells."
+    if _ask_torch()[1] == AMD:
+        return f"{AMD}. The course uses the small model {small} on the processor."
     if card == NO_ANSWER:
         return f"A GPU is {NO_ANSWER}: until it does, use the small model {small}.\n{DRIVER_MENU}"
     if card != "none":

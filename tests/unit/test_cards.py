@@ -1,0 +1,92 @@
+"""Which GPU the course takes, and what it says of one that does not suit it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KIT = Path(__file__).parents[2]
+# As nvidia-smi answers: name, memory, driver, capability, memory in use, number.
+T4 = "Tesla T4, 15360 MiB, 580.82, 7.5, 3 MiB, 0"
+TORCH = """
+import os, types
+__version__ = "2.11.0"
+version = types.SimpleNamespace(cuda="12.8", hip=None)
+def is_available():
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+cuda = types.SimpleNamespace(is_available=is_available)
+"""
+
+
+def said(folder: Path, *lines: str, torch: str = TORCH, **variables: str) -> list[str]:
+    """In a fresh interpreter with a driver that answers so: the model, what is said, and which GPU PyTorch may see."""
+    (folder / "torch.py").write_text(torch)
+    tool = folder / "nvidia-smi"
+    text = "\n".join(lines)
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+    tool.chmod(0o755)
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(folder)!r})\n"
+        "from helpers import machine\n"
+        "print(machine.default_name())\n"
+        "print(' '.join(machine.which_model(machine.gpu()).split()))\n"
+        "print(os.environ.get('CUDA_VISIBLE_DEVICES', 'unset'))\n"
+    )
+    kept = {
+        n: v for n, v in os.environ.items() if n not in ("CUDA_VISIBLE_DEVICES", "COURSE_MODEL")
+    }
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=KIT, env=kept | {"PATH": path} | variables,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_t4_gets_llama_and_nothing_is_hidden(tmp_path):
+    model, sentence, visible = said(tmp_path, T4)
+    assert (model, visible) == ("llama-2-7b", "unset")
+    assert sentence == "Tesla T4 found: the course uses Llama-2-7B."
+
+
+@pytest.mark.parametrize(
+    ("line", "why", "visible"),
+    [
+        ("Tesla P100-PCIE-16GB, 16384 MiB, 580.82, 6.0, 0 MiB, 0", "capability 6.0", ""),
+        ("NVIDIA GeForce GTX 1650, 4096 MiB, 580.82, 7.5, 0 MiB, 0", "has 4.0 GiB", "unset"),
+        ("Tesla T4, 15360 MiB, 580.82, 7.5, 11264 MiB, 0", "has 11.0 of its 15.0 GiB", "unset"),
+        # A slice of a larger GPU says its own memory.
+        ("NVIDIA H100 MIG 1g.5gb, 4864 MiB, 580.82, 9.0, [N/A], 0", "has 4.8 GiB", "unset"),
+    ],
+)
+def test_one_that_does_not_suit_gets_the_small_model_and_one_sentence(tmp_path, line, why, visible):
+    model, sentence, seen = said(tmp_path, line)
+    assert model == "smollm2-135m" and why in sentence and "SmolLM2-135M" in sentence
+    assert seen == visible
+
+
+def test_a_smaller_one_that_suits_and_a_driver_that_does_not_say_get_llama(tmp_path):
+    assert said(tmp_path, "RTX 3060, 6144 MiB, 580.82, 8.6, 0 MiB, 0")[0] == "llama-2-7b"
+    assert said(tmp_path, "A card, [N/A], 580.82, [N/A], [N/A], 0")[0] == "llama-2-7b"
+
+
+def test_of_two_the_first_that_suits_is_taken_and_said(tmp_path):
+    second = T4.replace("3 MiB, 0", "3 MiB, 1")
+    model, sentence, visible = said(tmp_path, T4, second)
+    assert (model, visible) == ("llama-2-7b", "0") and "one of 2 GPUs" in sentence
+    full = T4.replace("3 MiB, 0", "14000 MiB, 0")
+    assert said(tmp_path, full, second)[2] == "1"
+
+
+def test_what_the_variable_names_is_left_as_it_is(tmp_path):
+    second = T4.replace("3 MiB, 0", "3 MiB, 1")
+    assert said(tmp_path, T4, second, CUDA_VISIBLE_DEVICES="1")[2] == "1"
+    assert said(tmp_path, T4, CUDA_VISIBLE_DEVICES="GPU-1234")[::2] == ["llama-2-7b", "GPU-1234"]
+
+
+def test_an_amd_gpu_is_not_used_and_that_is_said(tmp_path):
+    model, sentence, _ = said(tmp_path, torch=TORCH.replace("hip=None", "hip='6.4'"))
+    assert model == "smollm2-135m" and sentence.startswith("An AMD GPU is here")
