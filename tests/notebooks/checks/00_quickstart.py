@@ -21,7 +21,7 @@ def draw_the_update():
 
 
 def choose_r_and_alpha():
-    assert (choice.r, choice.lora_alpha) == (r, alpha) and saved is None
+    assert (choice.r, choice.lora_alpha) == (r, alpha) and in_code == set()
 
 
 def pick_100():
