@@ -12,11 +12,15 @@ MARK = "lora-course-report"
 PACKAGES = ("torch", "unsloth", "transformers", "trl", "peft", "bitsandbytes")
 
 
-def line(run: Run) -> str:
+def line(run: Run, notebook: str) -> str:
     """What this machine is, what it trained, how long that took, and how much memory, as one line.
 
     ``minutes`` are of training; ``minutes_since_set_up`` of all since the set-up cell ran. Memory is the peak of what
     PyTorch reserved, in GiB, without the CUDA context; ``predicted_gib`` the planner's. None where nothing is known.
+
+    Args:
+        run: what was trained.
+        notebook: the notebook's number, such as "05".
     """
     record, choice = run.record, choice_of(run)
     card = machine.gpu()
@@ -30,6 +34,7 @@ def line(run: Run) -> str:
             target_modules=choice.target_modules,
         ).total
     content = {
+        "notebook": notebook,
         "date": datetime.date.today().isoformat(),
         "gpu": card.get("GPU", "none"),
         "gpu_memory": card.get("GPU memory"),

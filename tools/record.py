@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,11 @@ MEASURED = re.compile(
 )
 CORES = 2
 READING = re.compile(r"\breading about \d+ minutes?")
-ESTIMATE = re.compile(r"\babout \d+ minutes (?=on a T4|in Colab)")
+ESTIMATE = re.compile(
+    r"\babout \d+ minutes (on a T4|in Colab)([^()]*)\((?:an estimate|the median of \d+ users)"
+)
+# So many users' reports (tools/reports.py) are needed before a notebook's time in Colab is no estimate any more.
+ENOUGH = 3
 TABLE_ROW = r"(?m)^(\| `{name}` .*\|)[^|\n]*\|[^|\n]*\|$"
 PARAGRAPH = re.compile(r"(?s)<!-- minutes -->\n.*?<!-- /minutes -->")
 
@@ -141,6 +146,18 @@ def note_full(minutes: dict[str, float]) -> None:
     write(read() | {"full": full})
 
 
+def in_colab(content: dict, name: str) -> tuple[int, int]:
+    """Minutes of a notebook on a T4, and how many users' reports they are the median of: 0 for an estimate."""
+    reports = [
+        one["minutes_since_set_up"]
+        for one in content.get("reported_by_users", [])
+        if one["gpu"] == "Tesla T4" and name.startswith(one["notebook"])
+    ]
+    if len(reports) < ENOUGH:
+        return content["notebooks"][name]["colab_minutes_estimate"], 0
+    return round(statistics.median(reports)), len(reports)
+
+
 # ------------------------------------------------------------------------------------- what is said
 def in_words(minutes: float) -> str:
     """As a first cell says it: seconds in fives, then whole minutes."""
@@ -155,11 +172,15 @@ def in_table(minutes: float) -> str:
     return words.replace("a minute", "1 min").replace("minutes", "min").replace("seconds", "s")
 
 
-def first_cell(text: str, entry: dict, reading: float) -> str:
-    """A notebook's first cell with the times of the record, and the minutes that reading it takes."""
+def first_cell(text: str, entry: dict, reading: float, colab: tuple[int, int]) -> str:
+    """A notebook's first cell with the times of the record, and the minutes that reading it takes.
+
+    ``colab`` is what `in_colab` says of it.
+    """
     text = READING.sub(f"reading about {max(1, round(reading))} minutes", text)
     text = MEASURED.sub(f"{in_words(entry['minutes'])} on two CPU cores (measured", text)
-    return ESTIMATE.sub(f"about {entry['colab_minutes_estimate']} minutes ", text)
+    source = f"the median of {colab[1]} users" if colab[1] else "an estimate"
+    return ESTIMATE.sub(lambda m: f"about {colab[0]} minutes {m[1]}{m[2]}({source}", text)
 
 
 def on(machine: dict) -> str:
@@ -201,7 +222,9 @@ def paragraph(content: dict) -> str:
 def readme(text: str, content: dict) -> str:
     """The README with the times of the record."""
     for name, entry in content["notebooks"].items():
-        cells = f" {entry['colab_minutes_estimate']} min | {in_table(entry['minutes'])} |"
+        minutes, reports = in_colab(content, name)
+        source = f" ({reports} users)" if reports else ""
+        cells = f" {minutes} min{source} | {in_table(entry['minutes'])} |"
         text = re.sub(TABLE_ROW.format(name=name), lambda row, cells=cells: row[1] + cells, text)
     return PARAGRAPH.sub(lambda _: paragraph(content), text)
 
@@ -218,7 +241,8 @@ def prose() -> dict[Path, str]:
             book = json.loads(text)
             source = book["cells"][0]["source"]
             reading = lengths.of(path).reading
-            lines = first_cell("".join(source), entry, reading).splitlines(keepends=True)
+            changed = first_cell("".join(source), entry, reading, in_colab(content, path.stem))
+            lines = changed.splitlines(keepends=True)
             book["cells"][0]["source"] = lines if isinstance(source, list) else "".join(lines)
             text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
         wanted[path] = text

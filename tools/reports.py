@@ -21,7 +21,7 @@ from helpers import memory, presets, report
 T4 = "Tesla T4"
 # What each field is; None where a machine does not know it.
 NUMBERS = ("r", "modules", "rows_at_once", "longest_row", "trained", "tokens", "minutes")
-TEXTS = ("date", "gpu", "gpu_memory", "driver", "model")
+TEXTS = ("notebook", "date", "gpu", "gpu_memory", "driver", "model")
 # More tokens a second than any T4 trains of a 7B model, by arithmetic: see `memory.T4_FLOPS`.
 FASTEST_SHARE = 2
 

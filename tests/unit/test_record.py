@@ -97,10 +97,27 @@ def test_minutes_in_words(minutes, words, short):
     assert record.in_words(minutes) == words and record.in_table(minutes) == short
     # What was written once is found again, and replaced.
     cell = f"Time: reading about 3 minutes; about 3 minutes on a T4 (an estimate), {words} on two CPU cores (measured)."
-    changed = record.first_cell(cell, {"minutes": 7, "colab_minutes_estimate": 9}, 8.6)
+    changed = record.first_cell(cell, {"minutes": 7}, 8.6, (9, 0))
     assert changed == (
         "Time: reading about 9 minutes; about 9 minutes on a T4 (an estimate), about 7 minutes on two CPU cores (measured)."
     )
+
+
+def test_three_users_with_a_t4_make_an_estimate_a_median():
+    content = {"notebooks": {"05_train": {"colab_minutes_estimate": 9}}}
+    reports = [
+        {"gpu": gpu, "notebook": number, "minutes_since_set_up": minutes}
+        for gpu, number, minutes in [
+            *(("Tesla T4", "05", 12), ("Tesla T4", "05", 11), ("NVIDIA A100", "05", 3)),
+            *(("Tesla T4", "00", 30), ("Tesla T4", "05", 60)),
+        ]
+    ]
+    assert record.in_colab(content | {"reported_by_users": reports[:-1]}, "05_train") == (9, 0)
+    assert record.in_colab(content | {"reported_by_users": reports}, "05_train") == (12, 3)
+    cell = "machine about 9 minutes on a T4 (an estimate, mostly the download)"
+    told = record.first_cell(cell, {"minutes": 7}, 8, (12, 3))
+    assert told == "machine about 12 minutes on a T4 (the median of 3 users, mostly the download)"
+    assert record.first_cell(told, {"minutes": 7}, 8, (9, 0)) == cell
 
 
 def entry(**changes) -> dict:

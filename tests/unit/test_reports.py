@@ -16,6 +16,7 @@ import reports
 
 # As a T4 might report it.
 GOOD = {
+    "notebook": "05",
     "date": "2026-11-20",
     "gpu": "Tesla T4",
     "gpu_memory": "15360 MiB",
@@ -49,7 +50,7 @@ def run_with(**changes) -> runs.Run:
 
 
 def told(run: runs.Run) -> dict:
-    (raw,) = reports.lines(f"Hello!\n```\n{report.line(run)}\n```\nIt ran.")
+    (raw,) = reports.lines(f"Hello!\n```\n{report.line(run, '05')}\n```\nIt ran.")
     return json.loads(raw)
 
 
@@ -59,7 +60,7 @@ def test_the_line_says_what_ran_and_nothing_about_whose_it_is():
     assert set(found) == set(GOOD)
     assert (found["r"], found["minutes"], found["peak_gib"]) == (4, 3.4, 4.7)
     assert 4 < found["predicted_gib"] < 5
-    assert "somebody" not in report.line(run) and "row 1" not in report.line(run)
+    assert "somebody" not in report.line(run, "05") and "row 1" not in report.line(run, "05")
 
 
 def test_of_an_unknown_model_or_an_older_run_nothing_is_predicted():
