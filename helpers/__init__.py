@@ -11,7 +11,7 @@ Read these first, from the top: each uses those above it, and the helpers below 
     choice              what a student chose: checks, its file, the two calls that it becomes       00 03 05
     plan                what a choice costs, in words, numbers and warnings                         00 05
     data                read and check conversations; turn them into rows of prompt and answer      00 02 03 04 05 06 07
-    adapter             look into a trained adapter: A and B, ΔW, its directions                    00 02 03 05 07
+    adapter             look into a trained adapter: A and B, ΔW, its directions                    03 07
     training            build the trainer from a choice; train, go on, warn                         00 05 06 07
     answering           answer questions in batches; what decoding chooses between                  00 05 06 07
     evaluation          measure answers: loss, chrF, means with their intervals                     02 04 05 06 07

@@ -1,4 +1,4 @@
-"""Look into a trained adapter: count its numbers, read and change A and B, see where its change went."""
+"""Look into a trained adapter: read and change A and B, see where its change went."""
 
 import json
 import math
@@ -16,41 +16,6 @@ from helpers.presets import PROJECTIONS, SEED
 NAME = "default"
 
 
-class Counts(NamedTuple):
-    """True parameter counts of a model."""
-
-    trainable: int
-    total: int
-
-    @property
-    def share(self) -> float:
-        """Trainable share, 0 to 1."""
-        return self.trainable / self.total
-
-
-def count_parameters(model: torch.nn.Module) -> Counts:
-    """True parameter counts, also of a 4-bit model.
-
-    bitsandbytes stores a 4-bit weight as bytes that hold two numbers each, so ``p.numel()`` counts half.
-    The weight's ``quant_state`` remembers the true shape.
-    """
-    trainable = total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        numbers = math.prod(state.shape) if state is not None else parameter.numel()
-        total += numbers
-        trainable += numbers if parameter.requires_grad else 0
-    return Counts(trainable, total)
-
-
-@torch.no_grad()
-def delta_weight(layer: torch.nn.Module) -> torch.Tensor:
-    """ΔW = scaling · B·A of one PEFT LoRA layer: n_out × n_in, float32, ready to add to the weight."""
-    down = layer.lora_A[NAME].weight.float()
-    up = layer.lora_B[NAME].weight.float()
-    return layer.scaling[NAME] * (up @ down)
-
-
 class Factors(NamedTuple):
     """One layer's adapter in float32: its change of the weight is ``scale`` · B·A.
 
@@ -66,7 +31,7 @@ def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """Every PEFT LoRA layer of a model that holds an adapter, by its name in the base model.
 
     Raises:
-        CourseError: the model has none.
+        CourseError: the model has none; or it is a DoRA adapter, whose change of the weight is not B·A.
     """
     found = {
         name.removeprefix("base_model.model."): module
@@ -78,6 +43,12 @@ def layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
             f"This model has no LoRA adapter named {NAME!r}.",
             "It is a base model, or its adapter was merged.",
             "Load a trained run: models.load(run.folder).",
+        )
+    if any(layer.use_dora.get(NAME) for layer in found.values()):
+        raise CourseError(
+            "This is a DoRA adapter.",
+            "It also rescales each weight, so its change is not scale · B·A, which this lesson is about.",
+            "Train without use_dora.",
         )
     return found
 
@@ -299,7 +270,7 @@ def relative_changes(model: torch.nn.Module) -> dict[str, float]:
     """How large each layer's change is beside its weight: ‖ΔW‖ / ‖W‖, Frobenius norms."""
     found = {}
     for name, layer in layers(model).items():
-        found[name] = (delta_weight(layer).norm() / base_weight(layer).norm()).item()
+        found[name] = (layer.get_delta_weight(NAME).norm() / base_weight(layer).norm()).item()
     return found
 
 

@@ -51,7 +51,9 @@ def merged_in_4bit(model: torch.nn.Module):
     try:
         for name, layer in adapter.layers(model).items():
             weight = layer.get_base_layer().weight
-            packed, state = pack(layer, adapter.base_weight(layer) + adapter.delta_weight(layer))
+            packed, state = pack(
+                layer, adapter.base_weight(layer) + layer.get_delta_weight(adapter.NAME)
+            )
             kept[name] = weight, weight.data, weight.quant_state
             weight.data, weight.quant_state = packed.view_as(weight), state
         yield

@@ -16,7 +16,7 @@ import torch
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from helpers import adapter, adapting, asked, checkpoints, claims, data, machine, memory, models
+from helpers import adapting, asked, checkpoints, claims, data, machine, memory, models
 from helpers import progress, runs, selection, tokens, workspace
 from helpers.errors import CourseError
 from helpers.choice import Choice, load_choice
@@ -335,7 +335,7 @@ def check_space(trainer: SFTTrainer, folder: Path) -> None:
 
     An old checkpoint is deleted after the next one is written.
     """
-    trainable = adapter.count_parameters(trainer.model).trainable
+    trainable = trainer.model.get_nb_trainable_parameters()[0]
     at_once = KEPT_CHECKPOINTS + 1
     workspace.need_space(at_once * 12 * trainable / memory.GIB + 0.05, f"the run in {folder.name}")
 
@@ -350,6 +350,6 @@ def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> 
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "learning_rate": args.learning_rate,
         "warmup_steps": args.warmup_steps,
-        "trainable_parameters": adapter.count_parameters(trainer.model).trainable,
+        "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }

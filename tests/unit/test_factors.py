@@ -92,7 +92,7 @@ def test_factors_name_every_layer_and_put_back_what_they_copied(adapted):
     kept, before = adapter.factors(model), logits(model, ids)
     assert len(kept) == 2 * len(PROJECTIONS) and "model.layers.0.mlp.up_proj" in kept
     for name, layer in adapter.layers(model).items():
-        assert torch.allclose(adapter.delta_weight(layer), change(kept[name]), atol=1e-6)
+        assert torch.allclose(layer.get_delta_weight(adapter.NAME), change(kept[name]), atol=1e-6)
     adapter.redraw(model, 1, 1)
     adapter.rescale(model, 3)
     assert not torch.allclose(logits(model, ids), before, atol=1e-3)

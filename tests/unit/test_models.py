@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from unsloth import is_bfloat16_supported
 
 from helpers import answering, lora, machine, models, presets, small_model
-from helpers.adapter import count_parameters
 from helpers.errors import CourseError
 
 CHAT = [
@@ -395,7 +394,7 @@ def test_an_adapter_finds_the_small_model_after_the_workspace_moved(
     assert f"the base model was at {old}; changed to {new}." in capsys.readouterr().out
     assert settings_of(run) == before | {"base_model_name_or_path": str(new)}
     assert (run / "adapter_model.safetensors").read_bytes() == weights
-    assert count_parameters(model).trainable == 2 * 2 * (64 + 64)
+    assert model.get_nb_trainable_parameters()[0] == 2 * 2 * (64 + 64)
     models.load(run, max_seq_length=128)
     assert "changed" not in capsys.readouterr().out
 
@@ -577,7 +576,7 @@ def test_the_small_model_has_its_preset_s_shape_and_is_real_llama(embedded):
 @pytest.mark.slow
 def test_the_small_model_s_tokens_are_set_right_and_it_answers_in_4_bits(embedded):
     model, tokenizer = models.load("smollm2-135m", max_seq_length=512)
-    assert count_parameters(model).total == lora.base_parameters("smollm2-135m")
+    assert model.num_parameters() == lora.base_parameters("smollm2-135m")
     assert kinds_of_layers(model)["q_proj"] == "Linear4bit"
     special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
     assert special == ("<|im_start|>", "<|im_end|>", "<|endoftext|>")

@@ -17,7 +17,7 @@ def add_the_adapter():
     assert (settings.r, settings.lora_alpha) == (choice.r, choice.lora_alpha)
     assert set(settings.target_modules) == set(choice.target_modules)
     expected = lora.adapter_parameters(model.config, choice.r, choice.target_modules)
-    assert counts.trainable == expected < counts.total
+    assert trained == expected < total
     assert not any(p.any() for name, p in model.named_parameters() if "lora_B" in name)
     assert tokenizer.chat_template
 
@@ -64,7 +64,7 @@ def train_the_adapter():
     from helpers.progress import LivePlot
 
     assert run.folder == folder.absolute() and runs.is_finished(run.folder)
-    assert run.record["trainable_parameters"] == counts.trainable
+    assert run.record["trainable_parameters"] == trained
     points = runs.losses(run.folder)
     assert [step for step, _ in points] == list(range(1, steps + 1))
     asked.check_model(model, run)
@@ -160,4 +160,4 @@ def learning_rates():
 
 
 def adapter_size():
-    assert abs(adapter_mb / (4 * counts.trainable / 1e6) - 1) < 0.1
+    assert abs(adapter_mb / (4 * trained / 1e6) - 1) < 0.1
