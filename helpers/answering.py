@@ -62,11 +62,18 @@ def generate(
     settings |= {"repetition_penalty": repetition_penalty, "num_beams": num_beams}
     if temperature is not None:
         settings |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    torch.manual_seed(seed)
+    inference_mode(model)
+    return _in_batches(model, tokenizer, asked, settings, at_once)
+
+
+def _in_batches(
+    model, tokenizer, asked: list[list[int]], settings: dict, at_once: int
+) -> list[str]:
+    """The answers to prompts of token ids, in their order; with half as many at once where memory runs out."""
     # Prompts of similar length together: less padding.
     order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
     answers: dict[int, str] = {}
-    torch.manual_seed(seed)
-    inference_mode(model)
     while order:
         now, rest = order[:at_once], order[at_once:]
         try:

@@ -52,9 +52,6 @@ def check_trainer(
         folder: where the trainer's run goes.
         usual: the course's own settings for this choice and these conversations.
     """
-    import torch
-
-    settings, args = adapting.settings_of(trainer.model), trainer.args
     if folder.parent != workspace.path("runs").absolute():
         raise CourseError(
             f"This run would go to {folder}, which is not in {workspace.path('runs')}.",
@@ -62,12 +59,34 @@ def check_trainer(
             "ran (Drive was mounted, for instance).",
             "Run the cells again from the one with runs.folder_for on.",
         )
-    if not settings:
+    if not adapting.settings_of(trainer.model):
         raise CourseError(
             "This trainer's model has no adapter (any more).",
             "The cell that adds the adapter was run again after the trainer was built, or never.",
             FROM_THE_ADAPTER_ON,
         )
+    if wrong := _wrong(trainer, choice, conversations, folder, usual):
+        raise CourseError(
+            f"This trainer was not built for what it shall train now: {'; '.join(wrong)}.",
+            "The choice or the conversations have changed since, or a number of the choice was written into SFTConfig. "
+            "One run would be filed as another.",
+            "Set such numbers in the choice: choice = dataclasses.replace(choice, learning_rate=1e-3). "
+            + FROM_THE_ADAPTER_ON,
+        )
+    _check_fixed(trainer.args, usual)
+
+
+def _wrong(
+    trainer: "SFTTrainer",
+    choice: Choice,
+    conversations: "Dataset",
+    folder: Path,
+    usual: "SFTConfig",
+) -> list[str]:
+    """What a trainer holds instead of what it is asked to train, in words."""
+    import torch
+
+    settings, args = adapting.settings_of(trainer.model), trainer.args
     chosen = {
         "num_train_epochs": (args.num_train_epochs, choice.num_train_epochs),
         "learning_rate": (args.learning_rate, models.learning_rate(choice, trainer.model)),
@@ -94,15 +113,7 @@ def check_trainer(
         wrong.append(f"its folder is {folder.name}")
     if not any(isinstance(one, LivePlot) for one in trainer.callback_handler.callbacks):
         wrong.append("training.prepare was not called")
-    if wrong:
-        raise CourseError(
-            f"This trainer was not built for what it shall train now: {'; '.join(wrong)}.",
-            "The choice or the conversations have changed since, or a number of the choice was written into SFTConfig. "
-            "One run would be filed as another.",
-            "Set such numbers in the choice: choice = dataclasses.replace(choice, learning_rate=1e-3). "
-            + FROM_THE_ADAPTER_ON,
-        )
-    _check_fixed(args, usual)
+    return wrong
 
 
 def _check_fixed(args: "SFTConfig", usual: "SFTConfig") -> None:

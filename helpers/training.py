@@ -202,18 +202,7 @@ def _train(
     stop: Stop,
 ) -> dict:
     """Train to the end, and return the record; or CourseError saying where it was stopped."""
-    checkpoint = runs.newest_checkpoint(folder)
-    if checkpoint:
-        asked.check_saved(checkpoint, record)
-        print(f"Going on from {checkpoint.name}.")
-    elif adapting.is_trained(trainer.model):
-        raise CourseError(
-            f"This adapter has been trained already, and {folder.name} has no checkpoint to go on from.",
-            "A run starts from an untrained adapter.",
-            progress.FROM_THE_ADAPTER_ON,
-        )
-    elif before:
-        print("No whole checkpoint is there: training starts anew.")
+    checkpoint = _checkpoint(trainer, folder, record, before)
     kept = ("minutes", "tokens", "checkpoints") if checkpoint else ()
     so_far = {name: before[name] for name in kept if name in before}
     workspace.write_json(folder / "conversations.json", conversations.to_list())
@@ -247,7 +236,28 @@ def _train(
     if trainer.state.global_step < trainer.state.max_steps:
         raise progress.stopped(trainer, folder)
     stop.trained = True
-    record = record | {"minutes": clock.minutes(), "status": "finished"}
+    return _save(trainer, folder, record | {"minutes": clock.minutes(), "status": "finished"})
+
+
+def _checkpoint(trainer: SFTTrainer, folder: Path, record: dict, before: dict) -> Path | None:
+    """Where a training goes on, with a word about it; CourseError if it has to begin, and the adapter is trained."""
+    checkpoint = runs.newest_checkpoint(folder)
+    if checkpoint:
+        asked.check_saved(checkpoint, record)
+        print(f"Going on from {checkpoint.name}.")
+    elif adapting.is_trained(trainer.model):
+        raise CourseError(
+            f"This adapter has been trained already, and {folder.name} has no checkpoint to go on from.",
+            "A run starts from an untrained adapter.",
+            progress.FROM_THE_ADAPTER_ON,
+        )
+    elif before:
+        print("No whole checkpoint is there: training starts anew.")
+    return checkpoint
+
+
+def _save(trainer: SFTTrainer, folder: Path, record: dict) -> dict:
+    """Save the adapter and the finished record, and return that."""
     if found := adapting.fault(trainer.model):
         record["fault"] = found
         print(found)

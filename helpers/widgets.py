@@ -50,7 +50,6 @@ class LoraSliders:
         lengths: Sequence[int] = (),
     ):
         self.choice, self.lengths = choice or Choice(), lengths
-        choice = self.choice
         self.models = {preset.name: name for name, preset in presets.MODELS.items()}
         if config is not None:
             model = getattr(config, "_name_or_path", "") or "the given config"
@@ -61,6 +60,18 @@ class LoraSliders:
         self.rates = _measured_rates(self.models)
         self.pinned: plan.Plan | None = None
         self.asked: Choice | None = None  # too large, and "Use this" was pressed once
+        self._make_knobs(model)
+        self._make_buttons()
+        self.view, self.readout, self.message, self.said = w.HTML(), w.HTML(), w.HTML(), ""
+        self.plan, self.wrong = self._planned(self.choice), ""  # what is wrong with a typed number
+        for control in self._controls():
+            getattr(control, "field", control).observe(self._moved, names="value")
+        self.more.observe(lambda _: self._fold(), names="value")
+        self._fold()
+        self._draw()
+
+    def _make_knobs(self, model: str) -> None:
+        choice = self.choice
         self.model = controls.dropdown("model", list(self.models), model)
         self.r = controls.Knob("r", RANKS, choice.r)
         self.alpha = controls.Knob("lora_alpha", ALPHAS, float(choice.lora_alpha))
@@ -82,6 +93,8 @@ class LoraSliders:
             "per_device_train_batch_size", ROWS, choice.per_device_train_batch_size or 0
         )
         self.epochs = controls.Knob("num_train_epochs", EPOCHS, float(choice.num_train_epochs))
+
+    def _make_buttons(self) -> None:
         self.same, self.twice = controls.button("alpha = r"), controls.button("alpha = 2r")
         self.pin = controls.button("Pin as A", tooltip="Compare with what you move to")
         self.use = controls.button(
@@ -92,19 +105,12 @@ class LoraSliders:
         )
         self.more = w.ToggleButton(description="More settings", layout=w.Layout(width="130px"))
         self.folded = w.VBox([controls.row(control) for control in self._controls()[3:]])
-        self.view, self.readout, self.message, self.said = w.HTML(), w.HTML(), w.HTML(), ""
-        self.plan, self.wrong = self._planned(choice), ""  # what is wrong with a typed number
-        for control in self._controls():
-            getattr(control, "field", control).observe(self._moved, names="value")
-        self.more.observe(lambda _: self._fold(), names="value")
         for button, action in (
             (self.same, lambda: self._set_alpha(1)),
             (self.twice, lambda: self._set_alpha(2)),
             (self.pin, self._pin), (self.use, self._save), (self.fit, self._make_it_fit),
         ):  # fmt: skip
             button.on_click(lambda _, action=action: action())
-        self._fold()
-        self._draw()
 
     def show(self) -> w.Widget:
         """The widget to put at the end of a cell.
