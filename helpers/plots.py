@@ -60,7 +60,7 @@ def memory_bar(parts: Mapping[str, float], limit: float, caption: str, text: str
     # A line of this font has room for so many letters; what is left of one goes below its value.
     text = "\n".join(fill(line, 82, subsequent_indent=" " * 11) for line in text.splitlines())
     lines = text.count("\n") + 1 if text else 0
-    figure, axes = _figure(height=1.8 + 0.2 * lines)
+    figure, axes = _figure(height=2.0 + 0.2 * lines)
     left = 0.0
     for name, gib in parts.items():
         colour = PARTS.get(name, GREY)
@@ -72,7 +72,8 @@ def memory_bar(parts: Mapping[str, float], limit: float, caption: str, text: str
     axes.spines["left"].set_visible(False)
     axes.legend(frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, -0.25), fontsize=9)
     if text:
-        figure.supxlabel(text, x=0.02, ha="left", family="monospace", fontsize=9)
+        # An empty line keeps it off the legend.
+        figure.supxlabel(f"\n{text}", x=0.02, ha="left", family="monospace", fontsize=9)
     return figure
 
 
