@@ -140,9 +140,9 @@ def without_unsloth():
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from helpers import machine, presets
+    from helpers import presets, t4_mode
 
-    machine.limit_to_t4()
+    t4_mode.after_unsloth()
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"

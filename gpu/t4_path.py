@@ -95,9 +95,9 @@ def main() -> None:
     common.need_t4_mode()
     import torch
 
-    from helpers import machine
+    from helpers import t4_mode
 
-    machine.answer_as_a_t4()
+    t4_mode.before_unsloth()
     asked = torch.cuda.get_device_capability = Asked(torch.cuda.get_device_capability)
     work()
     found = [place | {"asked": asked.at(place)} for place in places()]
@@ -116,7 +116,13 @@ def main() -> None:
     print(
         f"{len(reached)} of {len(found)} places were asked, {known} times; elsewhere: {dict(others)}"
     )
-    common.finish([] if reached else ["no place was asked: T4 mode does not reach Unsloth"])
+    from unsloth.models import _utils as unsloth_utils
+
+    failures = [] if reached else ["no place was asked: T4 mode does not reach Unsloth"]
+    for name in ("SUPPORTS_BFLOAT16", "HAS_FLASH_ATTENTION"):
+        if getattr(unsloth_utils, name):
+            failures.append(f"Unsloth's {name} is not as on a T4")
+    common.finish(failures)
 
 
 if __name__ == "__main__":

@@ -18,29 +18,6 @@ from helpers.errors import CourseError, check_whole
 from helpers.setup import network
 
 
-def limit_to_t4() -> None:
-    """`machine.limit_to_t4`, and the same for Unsloth: no bf16, neither flash_attn nor xFormers.
-
-    `COURSE_T4=1` does this when this file is imported, and also lets Unsloth answer with the kernels it chooses on
-    a T4. (A T4 cannot run flash_attn; the course does not install xFormers.)
-    """
-    import unsloth.models._utils as unsloth_utils
-    from unsloth.models import llama
-    from unsloth.utils import attention_dispatch
-
-    machine.limit_to_t4()
-    unsloth_utils.SUPPORTS_BFLOAT16 = False
-    # Each of these files asks its own copy.
-    for module in (unsloth_utils, llama, attention_dispatch):
-        for name in ("HAS_FLASH_ATTENTION", "HAS_XFORMERS"):
-            if hasattr(module, name):
-                setattr(module, name, False)
-
-
-if settings.text("COURSE_T4") == "1" and torch.cuda.is_available():
-    limit_to_t4()
-
-
 def name_of(model=None) -> str:
     """What a loaded model is called, a preset's name, a hub id or a folder; without one, `machine.default_name`."""
     return getattr(model, "course_name", None) or machine.default_name()

@@ -2,11 +2,14 @@
 
 import os
 
-from helpers import machine, settings
+from helpers import settings, t4_mode
 
 # Unsloth reports each load to its makers unless told not to; a course has no business doing that.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-if settings.text("COURSE_T4") == "1":
-    # Unsloth asks while it is imported.
-    machine.answer_as_a_t4()
+AS_A_T4 = settings.text("COURSE_T4") == "1"
+if AS_A_T4:
+    t4_mode.before_unsloth()
 import unsloth  # noqa: F401  # isort: skip
+
+if AS_A_T4:
+    t4_mode.after_unsloth()

@@ -54,6 +54,7 @@ HELPERS = {
     "checkpoints": set(),
     "runs": set(),
     "small_model": {"torch"},
+    "t4_mode": set(),
     "unsloth_first": {"unsloth"},
     "models": {"unsloth", "torch", "safetensors"},
     "adapting": {"unsloth", "torch", "peft", "safetensors"},

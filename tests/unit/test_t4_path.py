@@ -58,7 +58,7 @@ def test_without_a_gpu_t4_mode_changes_no_answer():
     code = (
         "import os; os.environ |= {'COURSE_T4': '1', 'CUDA_VISIBLE_DEVICES': ''}\n"
         "import torch; before = torch.cuda.get_device_capability\n"
-        "from helpers import machine; machine.answer_as_a_t4()\n"
+        "from helpers import t4_mode; t4_mode.before_unsloth()\n"
         "print(torch.cuda.get_device_capability is before)"
     )
     done = subprocess.run(
