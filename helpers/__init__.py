@@ -39,7 +39,7 @@ Open these when you need them.
     asked               is what a session holds what it is asked for?                               00 05 06 07
     progress            beside a training: minutes, the loss, Stop                                  –
     merging             merge an adapter into 4-bit weights, and see what rounding does to it       07
-    report              one line about a run, that users may send                                   –
+    report              one line about a run, that users may send                                   00 05
     plots               figures from plain data                                                     00 02 03 04 06 07
     svg                 pictures that move with a slider; the colours of all figures                –
     beside              answers to the same questions side by side, as a table                      00 05

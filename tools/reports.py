@@ -48,7 +48,7 @@ def fault(found: dict) -> str | None:
     if found["model"] not in presets.MODELS:
         return f"{found['model']} is no model of the course"
     if not _positive(found.get("minutes_since_set_up")) or not (
-        found["minutes"] <= found["minutes_since_set_up"] <= 24 * 60
+        found["minutes"] <= found["minutes_since_set_up"] + 0.1 <= 24 * 60
     ):
         return "the notebook took less than its training, or more than a day"
     if not _positive(found.get("peak_gib")) or not _positive(found.get("predicted_gib")):

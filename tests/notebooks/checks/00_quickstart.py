@@ -66,6 +66,17 @@ def write_two_files():
     assert len(config) == 9 and config["num_train_epochs"] == choice.num_train_epochs
     rows, times = config["per_device_train_batch_size"], config["gradient_accumulation_steps"]
     assert rows * times == choice.rows_per_update
+    _reported("00")
+
+
+def _reported(number):
+    """The line that users may send is whole, and of this run."""
+    import json
+
+    mark, _, content = report.line(answered_by, number).partition(" ")
+    found = json.loads(content)
+    assert (mark, found["notebook"], found["r"]) == (report.MARK, number, choice.r)
+    assert found["minutes_since_set_up"] + 0.1 >= found["minutes"] > 0
 
 
 def read_back():

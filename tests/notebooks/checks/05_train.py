@@ -106,6 +106,8 @@ def homework_files():
     assert list(written) == list(ids)
     assert [entry["output"] for entry in written.values()] == [[answer] for answer in answers]
     assert [entry["input"] for entry in written.values()] == prompts
+    _, _, content = report.line(answered_by, "05").partition(" ")
+    assert json.loads(content)["tokens"] == run.record["tokens"]
     held = json.loads(settings.read_text(encoding="utf-8"))
     assert settings.parent == run.folder and len(held) == 9
     at_once, times = held["per_device_train_batch_size"], held["gradient_accumulation_steps"]
