@@ -123,7 +123,7 @@ def twice_alpha():
 
 
 def write_ups_table():
-    trained = {name: one.trainable for name, one in counted.items()}
+    trained = {name: one for name, (one, _) in counted.items()}
     assert trained == {"before LoRA": 6_607_343_616, "r = 16": 39_976_960, "r = 4": 9_994_240}
     assert trained["r = 16"] == 4 * trained["r = 4"] == lora.adapter_parameters("llama-2-7b", 16)
 
