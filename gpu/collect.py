@@ -24,6 +24,7 @@ PARTS = (
     "probes",
     "speed",
     "grid",
+    "t4_path",
     "t4_kernels",
     "binaries",
     "agree",
@@ -32,7 +33,7 @@ PARTS = (
     "notebooks",
 )
 # On a GPU, each as a whole; the notebooks have a date each.
-MEASURED = ("probes", "speed", "grid", "t4_kernels", "agree", "again", "resume")
+MEASURED = ("probes", "speed", "grid", "t4_path", "t4_kernels", "agree", "again", "resume")
 # The limit of a run that does not name its own: what a T4 had with an older driver.
 EARLIER_LIMIT_GIB = round(common.presets.OLDER_T4_MEMORY_GIB - common.presets.CUDA_CONTEXT_GIB, 3)
 # What a GPU machine without network, and not a T4, cannot show.
@@ -209,6 +210,8 @@ def outdated(results: dict) -> list[str]:
     named = results["machine"]["versions"]
     other = [part for part, run in parts.items() if run.get("versions", named) != named]
     said = [f"Helpers have changed since {' and '.join(older)} ran"] if older else []
+    if own := [part for part, run in parts.items() if run.get("code_path") != "T4"]:
+        said.append(f"{' and '.join(own)} took this GPU's own code path, not a T4's")
     return said + ([f"Other versions in {' and '.join(other)}"] if other else [])
 
 
@@ -223,6 +226,7 @@ def rows(results: dict) -> list[tuple[str, str]]:
         ("notebooks", notebook_rows),
         ("grid", grid_rows),
         ("speed", speed_rows),
+        ("t4_path", path_rows),
         ("t4_kernels", kernel_rows),
         ("binaries", binary_rows),
         ("agree", agree_rows),
@@ -337,6 +341,14 @@ def ratio(course: dict, base: dict) -> str:
     if rounds and max(rounds) > 1.03 * min(rounds):
         said += f" ({number(min(rounds))} to {number(max(rounds))})"
     return said
+
+
+def path_rows(part: dict) -> list[tuple[str, str]]:
+    places = part.get("places") or []
+    asked = sum(place["asked"] > 0 for place in places)
+    what = "places where Unsloth and bitsandbytes ask for the compute capability"
+    found = f"{asked} of {len(places)} were reached, and answered as on a T4"
+    return [(what, found if places else without(part))]
 
 
 def kernel_rows(part: dict) -> list[tuple[str, str]]:

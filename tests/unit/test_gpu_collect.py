@@ -414,6 +414,8 @@ def test_the_readme_says_what_changed_since_the_notebooks_ran(kit):
             "| did not run: workload: x |",
         ),
         ("t4_kernels", {"kernels": [], "failures": []}, "(sm_75) | did not run: no result |"),
+        ("t4_path", {"places": [{"asked": 2}, {"asked": 0}]}, "| 1 of 2 were reached, and"),
+        ("t4_path", {}, "compute capability | did not run: no result |"),
         (
             "agree",
             {"failures": ["adapter: x"], "padding": None},
@@ -691,7 +693,8 @@ def test_models_are_made_where_they_are_missing_and_then_everything_runs(checkou
     assert calls[0].endswith(f"make_llama.py {models} llama-2-7b")
     assert calls[1].endswith(f"make_llama.py {models} llama-3.2-3b")
     assert scripts[2:] == [
-        *("common.py", "probes.py", "speed.py", "grid.py", "t4_kernels.py", "agree.py"),
+        *("common.py", "probes.py", "speed.py", "grid.py", "t4_path.py", "t4_kernels.py"),
+        "agree.py",
         *("again.py", "resume.py", "notebooks.py", "collect.py"),
     ]
     done = checkout.sh("run.sh", "notebooks", "05", "--jobs", "2", MODELS=str(models))
