@@ -29,8 +29,8 @@ EXTREMES = [
 ]
 
 
-def heldout_loss(choice: Choice, rows, heldout) -> tuple[float, float]:
-    """Mean held-out loss before and after one training, in nats a token."""
+def trained(choice: Choice, rows) -> tuple:
+    """The trainer of one training, finished, and its tokenizer; nothing is kept on disk."""
     model, tokenizer = models.load(max_seq_length=choice.max_length)
     model = adapting.add_adapter(model, choice)
     with tempfile.TemporaryDirectory() as folder:
@@ -38,9 +38,14 @@ def heldout_loss(choice: Choice, rows, heldout) -> tuple[float, float]:
         trainer.args.save_strategy = "no"
         trainer.train()
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    after = mean_loss(trainer.model, tokenizer, heldout)
-    with trainer.model.disable_adapter():
-        return mean_loss(trainer.model, tokenizer, heldout), after
+    return trainer, tokenizer
+
+
+def heldout_loss(model, tokenizer, heldout) -> tuple[float, float]:
+    """Mean held-out loss without and with the adapter, in nats a token."""
+    after = mean_loss(model, tokenizer, heldout)
+    with model.disable_adapter():
+        return mean_loss(model, tokenizer, heldout), after
 
 
 def mean_loss(model, tokenizer, rows) -> float:
@@ -54,7 +59,8 @@ def main() -> None:
     rows = selection.load_selection()
     heldout = data.load_conversations(data.OUR_HELDOUT)
     for changes in [own] if own else EXTREMES:
-        before, after = heldout_loss(Choice(**changes), rows, heldout)
+        trainer, tokenizer = trained(Choice(**changes), rows)
+        before, after = heldout_loss(trainer.model, tokenizer, heldout)
         print(
             f"{changes or 'as the homework'}: held-out loss {before:.3f} -> {after:.3f}", flush=True
         )

@@ -6,14 +6,8 @@ Trains this machine's model on the 100 shortest conversations of the course's po
 """
 
 import statistics
-import sys
-import tempfile
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from helpers import adapting, models, training  # isort: skip  (Unsloth first)
-
-from extremes import mean_loss
+import extremes  # Unsloth first
 
 from helpers import answering, data, homework, selection
 from helpers.choice import Choice
@@ -22,19 +16,10 @@ from helpers.choice import Choice
 def main() -> None:
     rows = selection.select(data.load_conversations(data.OUR_POOL), homework.simple_key)
     heldout = data.load_conversations(data.OUR_HELDOUT)
-    choice = Choice()
-    model, tokenizer = models.load(max_seq_length=choice.max_length)
-    model = adapting.add_adapter(model, choice)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = training.build_trainer(model, tokenizer, rows, choice, Path(folder))
-        trainer.args.save_strategy = "no"
-        trainer.train()
-        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    trainer, tokenizer = extremes.trained(Choice(), rows)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     print(f"training loss: first step {losses[0]:.2f}, last {losses[-1]:.2f}")
-    after = mean_loss(trainer.model, tokenizer, heldout)
-    with trainer.model.disable_adapter():
-        before = mean_loss(trainer.model, tokenizer, heldout)
+    before, after = extremes.heldout_loss(trainer.model, tokenizer, heldout)
     print(f"held-out loss: {before:.2f} -> {after:.2f}")
     answers = answering.generate(
         trainer.model, tokenizer, data.questions(heldout), max_new_tokens=100
