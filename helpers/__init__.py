@@ -12,7 +12,7 @@ Read these first, from the top: each uses those above it, and the helpers below 
     plan                what a choice costs, in words, numbers and warnings                         00 05
     data                read and check conversations; turn them into rows of prompt and answer      00 02 03 04 05 06 07
     adapter             look into a trained adapter: A and B, ΔW, its directions                    03 07
-    training            build the trainer from a choice; train, go on, warn                         00 05 06 07
+    training            build the trainer from a choice; train, or go on                            00 05
     answering           answer questions in batches; what decoding chooses between                  00 05 06 07
     evaluation          measure answers: loss, chrF, means with their intervals                     02 04 05 06 07
 
@@ -35,6 +35,7 @@ Open these when you need them.
     adapting            add the chosen adapter to a model; say which one it holds                   00 05
     runs                folders of runs: where one goes, what it recorded                           00 05 07
     checkpoints         which checkpoint to go on from                                              –
+    earlier             an earlier run, found in the workspace or else trained now                  06 07
     claims              one run is trained by one process at a time                                 –
     asked               is what a session holds what it is asked for?                               00 05 06 07
     progress            beside a training: minutes, the loss, Stop                                  –

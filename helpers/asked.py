@@ -182,7 +182,7 @@ def check_model(model, run: runs.Run) -> None:
 
     Args:
         model: a model in this session.
-        run: what `training.train` or `training.finished_run` returned.
+        run: what `training.train` or `earlier.finished_run` returned.
     """
     if not adapting.holds(model, run.folder):
         raise CourseError(

@@ -1,10 +1,9 @@
-"""Build the trainer from a choice; train, resume, warn."""
+"""Build the trainer from a choice; train, or go on where a training stopped."""
 
 from helpers import unsloth_first  # noqa: F401  # isort: skip
 from unsloth import is_bfloat16_supported
 
 import contextlib
-import gc
 import importlib.metadata
 import io
 import math
@@ -16,10 +15,10 @@ import torch
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from helpers import adapting, asked, checkpoints, claims, data, machine, memory, models
+from helpers import adapting, asked, checkpoints, claims, data, memory, models
 from helpers import progress, runs, selection, tokens, workspace
+from helpers.choice import Choice
 from helpers.errors import CourseError
-from helpers.choice import Choice, load_choice
 from helpers.progress import Clock, LivePlot, Stop
 
 if TYPE_CHECKING:
@@ -33,9 +32,6 @@ CPU_KEPT_TOKENS = 2048
 SAVE_STEPS = 10
 # The newest, and the one before in case the newest is damaged.
 KEPT_CHECKPOINTS = 2
-ANEW = (
-    "Train again in notebook 05, and run this notebook from the cell with training.finished_run on."
-)
 VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
 
 
@@ -271,73 +267,6 @@ def _save(trainer: SFTTrainer, folder: Path, record: dict) -> dict:
     trainer.model.trained_in = str(folder)
     runs.write(folder, record)
     return record
-
-
-def finished_run() -> runs.Run:
-    """The run that finished last with this machine's model, else one trained now as notebook 05 does it.
-
-    Prints which. A model that had to be trained is released again, so that the caller can load its own.
-
-    Raises:
-        CourseError: that run's training diverged.
-    """
-    run, model_name = runs.latest(), machine.default_name()
-    if run is not None and run.record.get("model") == model_name:
-        choice = runs.choice_of(run)
-        asked.check_saved(run.folder, run.record, ANEW)
-        if run.record.get("fault") == adapting.DIVERGED:
-            raise CourseError(
-                f"The run {run.folder.name} has no answers to measure.",
-                adapting.DIVERGED,
-                "Train again in notebook 05, with a smaller learning rate or alpha.",
-            )
-        print(
-            f"Using the run {run.folder.name}: r = {choice.r}, alpha = {choice.lora_alpha:g}, "
-            f"{len(run.record['ids'])} conversations."
-        )
-        return run
-    if run is None:
-        print(f"{runs.missing()}: training one now, as notebook 05 does.")
-    else:
-        print(
-            f"The run {run.folder.name} belongs to {run.record.get('model')}, and this machine uses "
-            f"{model_name}: training one for it now, as notebook 05 does."
-        )
-    return _load_and_train(load_choice(), selection.load_selection())
-
-
-def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
-    """A run that differs from ``run`` in some settings, or in its data: found in the workspace, else trained now.
-
-    The student's own run stays the latest one.
-
-    Args:
-        run: the run to compare with.
-        conversations: what to train on.
-        changes: fields of `Choice`, such as ``r=4``.
-    """
-    choice = runs.choice_of(run, **changes)
-    found = runs.find(choice, conversations, run.record["model"])
-    if found is not None:
-        asked.check_saved(*found, "Then run this cell again: it trains that adapter anew.")
-        print(f"Using the run {found.folder.name}.")
-        return found
-    print(f"Training r = {choice.r}, alpha = {choice.lora_alpha:g} on {len(conversations)} rows.")
-    return _load_and_train(choice, conversations, latest=False)
-
-
-def _load_and_train(choice: Choice, conversations: "Dataset", *, latest: bool = True) -> runs.Run:
-    """Load this machine's model, train it, and release it again."""
-    model, tokenizer = models.load(max_seq_length=choice.max_length)
-    model = adapting.add_adapter(model, choice)
-    folder = runs.folder_for(choice, conversations, model)
-    trainer = build_trainer(model, tokenizer, conversations, choice, folder)
-    run = train(trainer, choice, conversations, latest=latest)
-    del model, trainer
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return run
 
 
 def check_space(trainer: SFTTrainer, folder: Path) -> None:

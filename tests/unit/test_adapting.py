@@ -16,6 +16,7 @@ from helpers import (
     answering,
     asked,
     data,
+    earlier,
     evaluation,
     lora,
     models,
@@ -357,7 +358,7 @@ def test_a_diverged_run_is_its_model_s_and_is_not_measured(workspace, rows):
     assert fitted.run.record["fault"] == adapting.DIVERGED
     asked.check_model(fitted.model, fitted.run)
     with pytest.raises(CourseError, match="training diverged") as caught:
-        training.finished_run()
+        earlier.finished_run()
     assert "smaller learning rate" in str(caught.value)
 
 
@@ -376,7 +377,7 @@ def test_a_run_whose_adapter_is_another_than_its_record_says_is_not_used(workspa
     record = runs.read(folder)
     runs.write(folder, record | {"choice": record["choice"] | {"r": 16}})
     with pytest.raises(CourseError, match="r is 4 instead of 16"):
-        training.finished_run()
+        earlier.finished_run()
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "7"])
@@ -387,7 +388,7 @@ def test_a_run_whose_adapter_config_is_damaged_is_named(workspace, trained, cont
     if content is not None:
         file.write_text(content)
     with pytest.raises(CourseError) as caught:
-        training.finished_run()
+        earlier.finished_run()
     assert str(file) in str(caught.value) or "r is None" in str(caught.value)
 
 

@@ -15,6 +15,7 @@ from helpers import (
     adapting,
     answering,
     data,
+    earlier,
     evaluation,
     homework,
     lora,
@@ -325,7 +326,7 @@ def test_a_record_of_an_older_version_is_still_read_but_stands_for_no_run(
     runs.write(finished, {n: v for n, v in trained.run.record.items() if n != "data"})
     assert runs.find(tiny_run.CHOICE, rows, trained.run.record["model"]) is None
     places.write_json("latest_run.json", {"name": "older"})
-    assert training.finished_run().folder == finished
+    assert earlier.finished_run().folder == finished
 
 
 def test_an_interrupted_run_of_another_model_is_left_alone(interrupted, monkeypatch):
@@ -394,7 +395,7 @@ def test_a_damaged_record_is_refused_by_name_and_nothing_is_lost(workspace, trai
 # ------------------------------------------------------------------- what the next notebook begins with
 def test_the_latest_run_is_used_if_it_is_this_machine_s_model_s(workspace, trained, capsys):
     shutil.copytree(trained.run.folder.parent.parent, workspace)
-    run = training.finished_run()
+    run = earlier.finished_run()
     assert run.folder.name == trained.run.folder.name
     assert f"{run.folder.name}: r = 4" in capsys.readouterr().out
 
@@ -403,7 +404,7 @@ def test_without_a_run_one_is_trained_from_the_saved_choice_and_selection(worksp
     choice = replace(tiny_run.CHOICE, num_train_epochs=1)
     save_choice(choice)
     selection.save_selection(tiny_run.conversations(8), data.OUR_POOL)
-    run = training.finished_run()
+    run = earlier.finished_run()
     assert run == runs.latest()
     assert run.record["choice"]["r"] == 4 and len(run.record["ids"]) == 8
     assert "training one now" in capsys.readouterr().out
@@ -415,7 +416,7 @@ def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_
     monkeypatch.setenv("COURSE_MODEL", str(other))
     save_choice(replace(tiny_run.CHOICE, num_train_epochs=1))
     selection.save_selection(tiny_run.conversations(4), data.OUR_POOL)
-    run = training.finished_run()
+    run = earlier.finished_run()
     assert run.record["model"] == str(other) and run.folder.name != trained.run.folder.name
 
 
@@ -431,7 +432,7 @@ def test_a_run_whose_folder_was_deleted_is_named_as_the_reason_to_train_anew(
     assert runs.latest() is None
     with pytest.raises(CourseError, match="was deleted or moved"):
         runs.losses(workspace / "runs" / trained.run.folder.name)
-    training.finished_run()
+    earlier.finished_run()
     said = capsys.readouterr().out
     assert f"The run that finished last, {trained.run.folder.name}, is gone" in said
     assert str(workspace / "runs") in said and "No finished run" not in said
@@ -460,7 +461,7 @@ def test_a_resumed_run_counts_its_minutes_and_tokens_on(interrupted, resume, tra
 def test_a_variant_differs_in_what_was_asked_and_is_trained_once(workspace, trained, capsys):
     shutil.copytree(trained.run.folder.parent.parent, workspace)
     run, rows = runs.latest(), tiny_run.conversations(8)
-    first = training.variant(run, rows, r=2, lora_alpha=4.0, num_train_epochs=1)
+    first = earlier.variant(run, rows, r=2, lora_alpha=4.0, num_train_epochs=1)
     assert first.record["choice"] == run.record["choice"] | {
         "r": 2,
         "lora_alpha": 4.0,
@@ -469,7 +470,7 @@ def test_a_variant_differs_in_what_was_asked_and_is_trained_once(workspace, trai
     assert first.record["ids"] == list(rows["id"])
     assert runs.latest().folder == run.folder, "the student's run stays the latest"
     before = files(workspace)
-    again = training.variant(run, rows, r=2, lora_alpha=4.0, num_train_epochs=1)
+    again = earlier.variant(run, rows, r=2, lora_alpha=4.0, num_train_epochs=1)
     assert again == first and files(workspace) == before
     assert f"Using the run {first.folder.name}" in capsys.readouterr().out
 
@@ -523,11 +524,11 @@ def test_a_run_whose_record_is_gone_or_holed_is_not_replaced_by_another(copied, 
     if lost:
         file.write_text(json.dumps({name: v for name, v in record.items() if name != lost}))
     with pytest.raises(CourseError, match=f"run.json is (without {lost}|not there)") as caught:
-        training.finished_run()
+        earlier.finished_run()
     # Followed to the letter.
     assert "Put the file back" in caught.value.todo
     file.write_text(json.dumps(record))
-    assert training.finished_run().folder == copied
+    assert earlier.finished_run().folder == copied
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
@@ -539,7 +540,7 @@ def test_a_run_that_lacks_a_part_of_a_file_is_not_answered_with(copied, name, da
     else:
         (copied / name).unlink()
     with pytest.raises(CourseError, match=re.escape(name)) as caught:
-        training.finished_run()
+        earlier.finished_run()
     assert ("cut off" if damage == "cut" else "gone") in str(caught.value)
 
 
