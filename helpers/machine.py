@@ -153,7 +153,7 @@ def _ask_torch() -> tuple[bool, str]:
         import torch
     except (ImportError, OSError) as error:
         return False, str(error)
-    if getattr(torch.version, "hip", None):
+    if getattr(getattr(torch, "version", None), "hip", None):
         os.environ["HIP_VISIBLE_DEVICES"] = ""  # the course was never tried on an AMD GPU
         return False, AMD
     with warnings.catch_warnings(record=True) as said:

@@ -257,7 +257,8 @@ def run_order(
         error = kernel.run(source)
         outcome = "ok" if error is None else error["ename"]
         seen[outcome] = seen.get(outcome, 0) + 1
-        set_up = (set_up or "environment.install()" in source) and source != "%reset -f"
+        done = error is None and "environment.install()" in source
+        set_up = (set_up or done) and source != "%reset -f"
         if error is not None and not is_explained(error, set_up):
             lines = "\n".join(error["traceback"][-3:])
             faults.append(f"cell {place} of the order ended in {outcome}:\n{source}\n{lines}")

@@ -61,6 +61,7 @@ HELPERS = {
     "progress": {"unsloth", "torch", "transformers"},
     "asked": set(),
     "training": {"unsloth", "torch", "transformers", "trl"},
+    "earlier": {"unsloth", "torch"},
     "answering": {"torch"},
     "report": set(),
     "beside": set(),
@@ -103,7 +104,15 @@ STANDARD_LIBRARY_ONLY = [
     "svg",
 ]
 # These begin with Unsloth, or with a helper that does.
-BEGIN_WITH_UNSLOTH = ["unsloth_first", "models", "adapting", "progress", "asked", "training"]
+BEGIN_WITH_UNSLOTH = [
+    "unsloth_first",
+    "models",
+    "adapting",
+    "progress",
+    "asked",
+    "training",
+    "earlier",
+]
 UNSLOTH_MUST_COME_BEFORE = {"transformers", "trl", "peft"}
 HEAVY = UNSLOTH_MUST_COME_BEFORE | {"unsloth", "datasets"}
 LIGHT = [name for name in HELPERS if name not in BEGIN_WITH_UNSLOTH]
