@@ -210,8 +210,15 @@ def outdated(results: dict) -> list[str]:
     named = results["machine"]["versions"]
     other = [part for part, run in parts.items() if run.get("versions", named) != named]
     said = [f"Helpers have changed since {' and '.join(older)} ran"] if older else []
-    if own := [part for part, run in parts.items() if run.get("code_path") != "T4"]:
-        said.append(f"{' and '.join(own)} took this GPU's own code path, not a T4's")
+    books = results.get("notebooks", {}).get("notebooks", [])
+    paths = {part: run.get("code_path") for part, run in parts.items()}
+    paths |= {f"notebook {one['notebook'][:2]}": one.get("code_path") for one in books}
+    for path, words in {
+        "own": "took this GPU's own code path, not a T4's",
+        None: "did not note which code path they took",
+    }.items():
+        if found := [part for part, taken in paths.items() if taken == path]:
+            said.append(f"{' and '.join(found)} {words}")
     return said + ([f"Other versions in {' and '.join(other)}"] if other else [])
 
 
@@ -272,15 +279,29 @@ def grid_rows(part: dict) -> list[tuple[str, str]]:
         off = [100 * abs(p["predicted_gib"] / p["measured_gib"] - 1) for p in points]
         found = without(part)
         if off:
-            middle = statistics.median(off)
-            found = f"{len(off)} points, off by at most {max(off):.1f} %, median {middle:.1f} %"
+            mean = statistics.mean(off)
+            found = f"{len(off)} points, off by at most {max(off):.1f} %, {mean:.1f} % on average"
         said.append((f"memory planner against measured {name}", found))
+    said += near_the_limit(part.get("points", []))
     context = part.get("context_gib")
     reason = part.get("context_reason", "no result")
     said.append(("CUDA context", f"{context:.2f} GiB" if context else f"did not run: {reason}"))
     if part.get("failed"):
         said.append(("adapters that were not measured", str(len(part["failed"]))))
     return said
+
+
+def near_the_limit(points: list[dict]) -> list[tuple[str, str]]:
+    """How far the planner is below the truth where that decides whether a training fits."""
+    measured = [p for p in points if (p.get("measured_gib") or 0) > common.LIMIT_GIB - 1]
+    if not measured:
+        return []
+    least = min(p["predicted_gib"] / p["measured_gib"] for p in measured)
+    found = f"{len(measured)} points, at most {100 * max(0, 1 - least):.1f} % below the truth"
+    wrong = [p for p in points if not p.get("fits", True) and p["predicted_gib"] < common.LIMIT_GIB]
+    if wrong:
+        found += f"; {len(wrong)} more did not fit although it said so"
+    return [("memory planner within 1 GiB of the limit", found)]
 
 
 def speed_rows(part: dict) -> list[tuple[str, str]]:
@@ -316,7 +337,11 @@ def speed_rows(part: dict) -> list[tuple[str, str]]:
         f"{course['tokens_per_second']:.0f} tokens/s at {course['peak_gib']:.1f} GiB in batches, "
         f"{loop['tokens_per_second']:.0f} at {loop['peak_gib']:.1f} GiB in the loop"
     )
-    return [*said, (f"{what}the homework's loop", found)]
+    said.append((f"{what}the homework's loop", found))
+    if "at_once" in ways:
+        rates = [f"{one['rows']}: {one['tokens_per_second']:.0f}" for one in ways["at_once"]]
+        said.append(("rows answered at once: tokens/s", ", ".join(rates)))
+    return said
 
 
 def against(name: str, course: dict, base: dict) -> str:
@@ -348,6 +373,8 @@ def path_rows(part: dict) -> list[tuple[str, str]]:
     asked = sum(place["asked"] > 0 for place in places)
     what = "places where Unsloth and bitsandbytes ask for the compute capability"
     found = f"{asked} of {len(places)} were reached, and answered as on a T4"
+    if part.get("failures"):
+        found += f"; but {one_line('; '.join(part['failures']))}"
     return [(what, found if places else without(part))]
 
 

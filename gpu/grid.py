@@ -63,7 +63,15 @@ UNSEEN = [
     (THREE, 256, SEVEN, [(1, 512), (2, 1500)]),
     ("llama-2-7b", 4, SEVEN, [(1, 1000)]),
 ]
-CASES = GRID + UNSEEN
+# Within 1 GiB of the limit, where "it fits" must be true; not seen either.
+NEAR_THE_LIMIT = [
+    (LLAMA, 16, SEVEN, [(13, 4096)]),
+    (LLAMA, 128, SEVEN, [(10, 4096)]),
+    (LLAMA, 256, SEVEN, [(12, 1700)]),
+    (THREE, 64, SEVEN, [(20, 4096)]),
+    (THREE, 256, SEVEN, [(15, 4000)]),
+]
+CASES = GRID + UNSEEN + NEAR_THE_LIMIT
 
 
 def peak(model, tokenizer, choice: Choice, rows: int, tokens: int) -> dict:

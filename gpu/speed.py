@@ -42,6 +42,8 @@ MICRO_BATCHES = ((192, 4), (1000, 4))
 # Rows at once that the planner says do not fit without Unsloth.
 TOO_MUCH = ("plain", {"tokens": 2048, "rows_at_once": 8})
 PROMPTS, LOOP, NEW_TOKENS = 16, 4, 100
+# Rows answered at once: up to 4 and up to 16 a T4 takes other kernels than above.
+ANSWERED_AT_ONCE = (1, 4, 16, 17, 32, 64)
 # Three idle models and one at work, each below a T4's memory.
 ROOM_FOR_ALL_GIB = 40
 CUT_OFF = common.RESULTS / "speed-done.json"
@@ -172,14 +174,19 @@ def configure(way: str, model, folder: str, tokens: int, rows_at_once: int | Non
     return training.build_config(choice, 100, rows_at_once, Path(folder))
 
 
-def answer(model, tokenizer, kind: str) -> dict:
-    """Answer the same prompts by the homework's loop, or by `answering.generate`; the same decoding."""
+def answer(model, tokenizer, kind: str | int) -> dict:
+    """Answer the same prompts by the homework's loop, or by `answering.generate`; the same decoding.
+
+    ``kind`` is "loop", "course", or how many rows `answering.generate` shall answer at once.
+    """
     import torch
     from unsloth import FastLanguageModel
 
     from helpers import answering, data, homework
 
-    prompts = data.questions(data.load_conversations(data.OUR_POOL).select(range(PROMPTS)))
+    count = PROMPTS if isinstance(kind, str) else max(LOOP, kind)
+    prompts = data.questions(data.load_conversations(data.OUR_POOL).select(range(count)))
+    at_once = {} if isinstance(kind, str) else {"at_once": kind}
     hot = homework.DECODING | {"max_new_tokens": NEW_TOKENS}
     # Answers of random weights have no end; without an end token each has exactly NEW_TOKENS.
     model.generation_config.eos_token_id = None
@@ -201,7 +208,7 @@ def answer(model, tokenizer, kind: str) -> dict:
             model.generate(**inputs, do_sample=True, **hot)
 
     def batched(chosen):
-        answering.generate(model, tokenizer, chosen, **hot)
+        answering.generate(model, tokenizer, chosen, **hot, **at_once)
 
     way, chosen = (loop, prompts[:LOOP]) if kind == "loop" else (batched, prompts)
     way(chosen[:1] if kind == "loop" else chosen)
@@ -236,7 +243,7 @@ def serve(way: str, answers) -> None:
                     found = train(model, tokenizer, config, job["tokens"])
         except Exception as error:  # noqa: BLE001  (noted; the other jobs still tell something)
             found = {"error": f"{type(error).__name__}: {error}"[:500]}
-        print(json.dumps(found), file=answers, flush=True)
+        print(json.dumps(found | {"code_path": common.code_path()}), file=answers, flush=True)
 
 
 # ------------------------------------------------------------------------------- all ways, in turn
@@ -281,7 +288,8 @@ def jobs(again: Sequence[int] = ()) -> list[tuple[str, dict]]:
         return listed
     listed += [("course", {"tokens": n, "rows_at_once": rows}) for n, rows in MICRO_BATCHES]
     listed.append(TOO_MUCH)
-    return listed + [("course", {"answer": kind}) for kind in ("loop", "course") * ROUNDS]
+    listed += [("course", {"answer": kind}) for kind in ("loop", "course") * ROUNDS]
+    return listed + [("course", {"answer": rows}) for rows in ANSWERED_AT_ONCE]
 
 
 def results(done: list[tuple[str, dict, dict]]) -> dict:
@@ -322,6 +330,10 @@ def results(done: list[tuple[str, dict, dict]]) -> dict:
             rates = [one["tokens_per_second"] for one in found]
             middle = {"tokens_per_second": round(statistics.median(rates), 1), "rounds": rates}
             content["generation"][kind] = found[0] | middle
+    answered = {j.get("answer"): f for _, j, f in done if "error" not in f}
+    rows = [{"rows": n} | answered[n] for n in ANSWERED_AT_ONCE if n in answered]
+    if rows:
+        content["generation"]["at_once"] = rows
     return content
 
 
@@ -395,10 +407,14 @@ def main() -> None:
         serve(way, os.fdopen(int(answers), "w"))
         return
     total = int((common.machine()["memory"] or "0").split()[0]) / 1024
-    content = results(measure(jobs(asked.tokens), total >= ROOM_FOR_ALL_GIB))
+    done = measure(jobs(asked.tokens), total >= ROOM_FOR_ALL_GIB)
+    # This process loads no model; the plain way has no path but the GPU's own.
+    paths = [(way, found.pop("code_path", None)) for way, _, found in done]
+    with_unsloth = {path for way, path in paths if way != "plain"}
+    content = results(done)
     if asked.tokens:
         content["only"] = asked.tokens
-    common.save("speed", content)
+    common.save("speed", content, code_path=with_unsloth.pop() if len(with_unsloth) == 1 else None)
     rows = [["tokens", "rows at once", "way", "tokens/s", "rounds", "GiB"]]
     for shape in content["training"]:
         for way, one in shape["ways"].items():

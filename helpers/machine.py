@@ -40,10 +40,17 @@ class Card(NamedTuple):
     used: str | None = None  # memory that is in use, by whatever process
     index: str | None = None
 
-    def gib(self, text: str | None) -> float | None:
-        """Memory as a number."""
-        number = re.fullmatch(r"(\d+) MiB", text or "")
-        return int(number[1]) / 1024 if number else None
+    @property
+    def too_old(self) -> bool:
+        """Whether Unsloth's kernels cannot run on it at all."""
+        known = re.fullmatch(r"(\d+)\.(\d+)", self.capability or "")
+        return bool(known) and tuple(map(int, known.groups())) < LEAST_CAPABILITY
+
+
+def _gib(text: str | None) -> float | None:
+    """The driver's word for an amount of memory as a number."""
+    number = re.fullmatch(r"(\d+) MiB", text or "")
+    return int(number[1]) / 1024 if number else None
 
 
 def cards() -> list[Card] | None:
@@ -63,7 +70,7 @@ def cards() -> list[Card] | None:
 
 
 def gpu() -> dict[str, str]:
-    """Name, memory, driver and compute capability of the first NVIDIA GPU; empty where there is none.
+    """Name, memory, driver and compute capability of the NVIDIA GPU that is taken; empty where there is none.
 
     Where the driver does not answer, only that.
     """
@@ -73,7 +80,11 @@ def gpu() -> dict[str, str]:
     if not found:
         return {}
     labels = ("GPU", "GPU memory", "driver", "compute capability")
-    said = {name: value for name, value in zip(labels, found[0], strict=False) if value}
+    said = {
+        name: value
+        for name, value in zip(labels, take_one().card or found[0], strict=False)
+        if value
+    }
     major = said.get("compute capability", "").partition(".")[0]
     if major.isdecimal():
         said["bfloat16"] = "yes" if int(major) >= 8 else "no"
@@ -92,10 +103,9 @@ def unfit(card: Card) -> str | None:
     """Why Llama-2-7B cannot be trained on a GPU, in words that follow its name; None where it can."""
     needed = memory.estimate("llama-2-7b", r=16, per_device_train_batch_size=1, max_length=2048)
     least = needed.total + needed.context
-    known = re.fullmatch(r"(\d+)\.(\d+)", card.capability or "")
-    if known and tuple(map(int, known.groups())) < LEAST_CAPABILITY:
+    if card.too_old:
         return f"has compute capability {card.capability}; Unsloth's kernels need 7.0 or more"
-    total, used = card.gib(card.memory), card.gib(card.used)
+    total, used = _gib(card.memory), _gib(card.used)
     if total is not None and total < least:
         return f"has {total:.1f} GiB; Llama-2-7B needs {least:.1f} to train, with the fewest rows at once"
     if total is not None and used is not None and total - used < least:
@@ -111,7 +121,7 @@ def take_one() -> Taken:
     """Choose one GPU for this process: the first that suits, before PyTorch looks. Later calls say the same.
 
     Of several, PyTorch is shown that one only: the course trains on one. One that Unsloth cannot use at all is hidden.
-    Where CUDA_VISIBLE_DEVICES says which to take, that stays.
+    Where CUDA_VISIBLE_DEVICES names some by number, one of these is taken.
     """
     found = cards() or []
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -120,23 +130,20 @@ def take_one() -> Taken:
     if not found:
         return Taken(None, None, 0)
     card = next((one for one in found if not unfit(one)), found[0])
-    why = unfit(card)
-    if wanted is None and (len(found) > 1 or (why and "capability" in why)):
+    if len(found) > 1 or card.too_old:
         # The driver's tool counts by the bus, CUDA else by speed.
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        os.environ["CUDA_VISIBLE_DEVICES"] = (
-            "" if why and "capability" in why else card.index or "0"
-        )
-    return Taken(card, why, len(found))
+        os.environ["CUDA_VISIBLE_DEVICES"] = "" if card.too_old else card.index or "0"
+    return Taken(card, unfit(card), len(found))
 
 
 def facts() -> dict[str, str]:
     """This machine in words: Python, processor, memory, disk, GPU, place."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     found = {
         "Python": platform.python_version(),
         "cores": str(os.cpu_count()),
-        "memory": f"{memory:.0f} GiB",
+        "memory": f"{gib:.0f} GiB",
         "free disk": f"{shutil.disk_usage(locks.KIT).free / 2**30:.0f} GiB",
         "place": "Google Colab" if locks.on_colab() else "not Colab",
     }
@@ -173,12 +180,13 @@ def default_name() -> str:
     ``COURSE_MODEL`` if set; else Llama-2-7B where PyTorch sees a CUDA GPU that suits it (`take_one`), and the small
     embedded model elsewhere. This is the only place that decides it.
     """
+    taken = take_one()
     if named := settings.text("COURSE_MODEL"):
         folder = os.path.isdir(os.path.expanduser(os.path.expandvars(named)))
         if folder and named not in presets.MODELS:
             named = str(settings.path("COURSE_MODEL"))  # it stays the same one after os.chdir
         return known_as(named)
-    return "llama-2-7b" if torch_sees_gpu() and not take_one().unfit else presets.EMBEDDED
+    return "llama-2-7b" if torch_sees_gpu() and not taken.unfit else presets.EMBEDDED
 
 
 def known_as(model: str) -> str:

@@ -4,7 +4,8 @@ import datetime
 import json
 import time
 
-from helpers import lora, machine, memory, presets
+from helpers import machine, memory, presets
+from helpers.choice import Choice
 from helpers.runs import Run, choice_of
 from helpers.setup import environment
 
@@ -23,35 +24,41 @@ def line(run: Run, notebook: str) -> str:
         notebook: the notebook's number, such as "05".
     """
     record, choice = run.record, choice_of(run)
-    card = machine.gpu()
-    longest, predicted = record.get("longest_row"), None
-    if longest and record["model"] in presets.MODELS:
-        predicted = memory.estimate(
-            record["model"],
-            r=choice.r,
-            per_device_train_batch_size=record["per_device_train_batch_size"],
-            max_length=longest,
-            target_modules=choice.target_modules,
-        ).total
+    # Without a peak it was trained on the processor, whatever else is here.
+    card = machine.take_one().card if record.get("peak_memory_gib") else None
+    predicted = _predicted(record, choice)
     content = {
         "notebook": notebook,
         "date": datetime.date.today().isoformat(),
-        "gpu": card.get("GPU", "none"),
-        "gpu_memory": card.get("GPU memory"),
-        "driver": card.get("driver"),
+        "gpu": card.name if card else "none",
+        "gpu_memory": card and card.memory,
+        "driver": card and card.driver,
         "versions": {name: environment.version(name) for name in PACKAGES},
-        "model": record["model"],
+        # The name of a model of one's own may be a path.
+        "model": record["model"] if record["model"] in presets.MODELS else "other",
         "r": choice.r,
         "modules": len(choice.target_modules),
         "rows_at_once": record["per_device_train_batch_size"],
-        "longest_row": longest,
-        "trained": lora.adapter_parameters(record["model"], choice.r, choice.target_modules)
-        if record["model"] in presets.MODELS
-        else record["trainable_parameters"],
+        "longest_row": record.get("longest_row"),
+        "trained": record["trainable_parameters"],
         "tokens": record["tokens"],
         "minutes": record["minutes"],
+        "tokens_per_second": round(record["tokens"] / max(60 * record["minutes"], 0.6)),
         "minutes_since_set_up": round((time.monotonic() - environment.STARTED) / 60, 1),
         "peak_gib": record.get("peak_memory_gib"),
         "predicted_gib": predicted and round(predicted, 2),
     }
     return f"{MARK} {json.dumps(content, separators=(',', ':'))}"
+
+
+def _predicted(record: dict, choice: Choice) -> float | None:
+    """The planner's peak in GiB for what was trained; None for a model that it does not know."""
+    if record["model"] not in presets.MODELS or not record.get("longest_row"):
+        return None
+    return memory.estimate(
+        record["model"],
+        r=choice.r,
+        per_device_train_batch_size=record["per_device_train_batch_size"],
+        max_length=record["longest_row"],
+        target_modules=choice.target_modules,
+    ).total

@@ -151,7 +151,10 @@ def in_colab(content: dict, name: str) -> tuple[int, int]:
     reports = [
         one["minutes_since_set_up"]
         for one in content.get("reported_by_users", [])
-        if one["gpu"] == "Tesla T4" and name.startswith(one["notebook"])
+        if one["gpu"] == "Tesla T4"
+        and one["model"] == "llama-2-7b"
+        and one["without_a_pause"]
+        and name[:2] == one["notebook"]
     ]
     if len(reports) < ENOUGH:
         return content["notebooks"][name]["colab_minutes_estimate"], 0

@@ -1,7 +1,7 @@
 """Take users' report lines into data/measured.json, as reported by users; never among the course's own numbers.
 
-python tools/reports.py FILE …     texts of issues, with a line `lora-course-report {…}` each
-python tools/reports.py -          the same from standard input
+python tools/reports.py FILE …     a file for each issue, with a line `lora-course-report {…}` in it
+python tools/reports.py -          the text of one issue from standard input
 
 A line that cannot be right is refused, with the reason; one that is there already is left out.
 """
@@ -16,14 +16,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import record
 
-from helpers import memory, presets, report
+from helpers import lora, memory, presets, report
 
 T4 = "Tesla T4"
-# What each field is; None where a machine does not know it.
-NUMBERS = ("r", "modules", "rows_at_once", "longest_row", "trained", "tokens", "minutes")
+# What each field is. Nothing else may stand in a line.
+WHOLE = ("r", "modules", "rows_at_once", "longest_row", "trained", "tokens")
+NUMBERS = ("minutes", "tokens_per_second", "minutes_since_set_up")
+GIBS = ("peak_gib", "predicted_gib")
 TEXTS = ("notebook", "date", "gpu", "gpu_memory", "driver", "model")
-# More tokens a second than any T4 trains of a 7B model, by arithmetic: see `memory.T4_FLOPS`.
-FASTEST_SHARE = 2
+# How many times as fast as the fewest minutes of the planner a T4 may have been.
+FASTEST = 2
+# The form's answer of somebody whose minutes hold no pauses.
+WITHOUT_A_PAUSE = "Run all, without a pause"
 
 
 def lines(text: str) -> list[str]:
@@ -33,12 +37,22 @@ def lines(text: str) -> list[str]:
 
 def fault(found: dict) -> str | None:
     """Why a report cannot be right, else None."""
-    for name in TEXTS:
-        if not isinstance(found.get(name), str) or len(found[name]) > 60:
-            return f"{name} is no short text"
-    for name in NUMBERS:
-        if not _positive(found.get(name)):
-            return f"{name} is no number above 0"
+    if set(found) != {*TEXTS, *WHOLE, *NUMBERS, *GIBS, "versions"}:
+        return "its fields are not those of a report"
+    versions = found["versions"] if isinstance(found["versions"], dict) else {"": None}
+    for name, value in [(n, found[n]) for n in TEXTS] + [*versions.items()]:
+        if not isinstance(value, str) or len(value) > 60:
+            return f"{name or 'versions'} is no short text"
+    for name in (*WHOLE, *NUMBERS):
+        if not _positive(found[name]) or (name in WHOLE and not isinstance(found[name], int)):
+            return f"{name} is no number above 0 of its kind"
+    return _contradiction(found)
+
+
+def _contradiction(found: dict) -> str | None:
+    """Why values of the right kinds cannot be right together, else None."""
+    if found["notebook"] not in ("00", "05") or set(found["versions"]) != set(report.PACKAGES):
+        return "no notebook of the course printed it"
     try:
         day = datetime.date.fromisoformat(found["date"])
     except ValueError:
@@ -47,17 +61,24 @@ def fault(found: dict) -> str | None:
         return f"{found['date']} has not come yet"
     if found["model"] not in presets.MODELS:
         return f"{found['model']} is no model of the course"
-    if not _positive(found.get("minutes_since_set_up")) or not (
-        found["minutes"] <= found["minutes_since_set_up"] + 0.1 <= 24 * 60
-    ):
+    parts = len(presets.PROJECTIONS)
+    known = found["modules"] == parts and lora.adapter_parameters(found["model"], found["r"])
+    if found["modules"] > parts or (known and found["trained"] != known):
+        return f"{found['trained']} is not what r = {found['r']} trains"
+    if not found["minutes"] <= found["minutes_since_set_up"] + 0.1 <= 24 * 60:
         return "the notebook took less than its training, or more than a day"
-    if not _positive(found.get("peak_gib")) or not _positive(found.get("predicted_gib")):
+    rate = found["tokens"] / (60 * found["minutes"])
+    if not 0.5 * rate <= found["tokens_per_second"] <= 2 * rate:
+        return f"{found['tokens_per_second']} tokens/s are not its tokens in its minutes"
+    if not all(_positive(found[name]) for name in GIBS):
         return "no memory was measured: this was no GPU"
     weights = memory.weight_gib(found["model"])
     if not 0.9 * weights <= found["peak_gib"] <= presets.OLDER_T4_MEMORY_GIB and found["gpu"] == T4:
         return f"{found['peak_gib']} GiB is less than the weights, or more than a T4 has"
+    if not 0.5 <= found["predicted_gib"] / found["peak_gib"] <= 2:
+        return f"{found['predicted_gib']} GiB is no prediction of the planner's for it"
     fewest = memory.minutes_on_t4(found["model"], found["tokens"])[0]
-    if found["gpu"] == T4 and found["minutes"] < fewest / FASTEST_SHARE:
+    if found["gpu"] == T4 and found["minutes"] < fewest / FASTEST:
         return f"{found['minutes']} minutes is faster than a T4 can be"
     return None
 
@@ -70,7 +91,8 @@ def take(texts: list[str]) -> list[str]:
     """Enter what can be right into data/measured.json; what was done with each line."""
     content = record.read()
     reports, said = content.setdefault("reported_by_users", []), []
-    for raw in [raw for text in texts for raw in lines(text)]:
+    told = [(raw, WITHOUT_A_PAUSE in text) for text in texts for raw in lines(text)]
+    for raw, whole in told:
         try:
             found = json.loads(raw)
             why = fault(found) if isinstance(found, dict) else "it is no record"
@@ -78,10 +100,10 @@ def take(texts: list[str]) -> list[str]:
             found, why = None, f"it cannot be read: {error}"
         if why:
             said.append(f"refused: {why}: {raw[:80]}")
-        elif found in reports:
+        elif any(found == {n: one[n] for n in found} for one in reports):
             said.append(f"known: {found['gpu']}, {found['date']}")
         else:
-            reports.append(found)
+            reports.append(found | {"without_a_pause": whole})
             said.append(f"taken: {found['gpu']}, {found['minutes']} minutes of training")
     record.write(content)
     return said

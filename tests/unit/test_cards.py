@@ -81,9 +81,24 @@ def test_of_two_the_first_that_suits_is_taken_and_said(tmp_path):
     assert said(tmp_path, full, second)[2] == "1"
 
 
-def test_what_the_variable_names_is_left_as_it_is(tmp_path):
+def test_the_one_that_is_taken_is_named_not_the_first(tmp_path):
+    old = "Tesla P100-PCIE-16GB, 16384 MiB, 580.82, 6.0, 0 MiB, 0"
+    _, sentence, visible = said(tmp_path, old, T4.replace("3 MiB, 0", "3 MiB, 1"))
+    assert sentence == "Tesla T4 found (one of 2 GPUs): the course uses Llama-2-7B."
+    assert visible == "1"
+
+
+def test_a_model_of_ones_own_gets_one_gpu_too(tmp_path):
+    second = T4.replace("3 MiB, 0", "3 MiB, 1")
+    assert said(tmp_path, T4, second, COURSE_MODEL="llama-2-7b")[2] == "0"
+
+
+def test_of_those_that_the_variable_names_one_is_taken(tmp_path):
     second = T4.replace("3 MiB, 0", "3 MiB, 1")
     assert said(tmp_path, T4, second, CUDA_VISIBLE_DEVICES="1")[2] == "1"
+    full = T4.replace("3 MiB, 0", "14000 MiB, 0")
+    assert said(tmp_path, full, second, CUDA_VISIBLE_DEVICES="0,1")[2] == "1"
+    assert said(tmp_path, T4, second, CUDA_VISIBLE_DEVICES="")[2] == ""
     assert said(tmp_path, T4, CUDA_VISIBLE_DEVICES="GPU-1234")[::2] == ["llama-2-7b", "GPU-1234"]
 
 

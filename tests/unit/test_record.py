@@ -106,10 +106,17 @@ def test_minutes_in_words(minutes, words, short):
 def test_three_users_with_a_t4_make_an_estimate_a_median():
     content = {"notebooks": {"05_train": {"colab_minutes_estimate": 9}}}
     reports = [
-        {"gpu": gpu, "notebook": number, "minutes_since_set_up": minutes}
-        for gpu, number, minutes in [
-            *(("Tesla T4", "05", 12), ("Tesla T4", "05", 11), ("NVIDIA A100", "05", 3)),
-            *(("Tesla T4", "00", 30), ("Tesla T4", "05", 60)),
+        {"gpu": "Tesla T4", "notebook": "05", "model": "llama-2-7b", "without_a_pause": True}
+        | {"minutes_since_set_up": minutes}
+        | changes
+        for minutes, changes in [
+            (12, {}),
+            (11, {}),
+            (3, {"gpu": "NVIDIA A100"}),
+            (30, {"notebook": "00"}),
+            (2, {"model": "smollm2-135m"}),
+            (80, {"without_a_pause": False}),
+            (60, {}),
         ]
     ]
     assert record.in_colab(content | {"reported_by_users": reports[:-1]}, "05_train") == (9, 0)

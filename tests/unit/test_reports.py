@@ -21,7 +21,7 @@ GOOD = {
     "gpu": "Tesla T4",
     "gpu_memory": "15360 MiB",
     "driver": "580.65.06",
-    "versions": {"torch": "2.11.0+cu128"},
+    "versions": dict.fromkeys(report.PACKAGES, "2.11.0+cu128"),
     "model": "llama-2-7b",
     "r": 16,
     "modules": 7,
@@ -30,6 +30,7 @@ GOOD = {
     "trained": 39976960,
     "tokens": 41000,
     "minutes": 3.4,
+    "tokens_per_second": 201,
     "minutes_since_set_up": 14.2,
     "peak_gib": 4.71,
     "predicted_gib": 4.6,
@@ -64,8 +65,13 @@ def test_the_line_says_what_ran_and_nothing_about_whose_it_is():
 
 
 def test_of_an_unknown_model_or_an_older_run_nothing_is_predicted():
-    assert told(run_with(model="my/model"))["predicted_gib"] is None
+    found = told(run_with(model="/home/somebody/secret/my-model"))
+    assert (found["model"], found["predicted_gib"]) == ("other", None)
     assert told(run_with(longest_row=None))["predicted_gib"] is None
+
+
+def test_a_run_on_the_processor_names_no_gpu():
+    assert told(run_with())["gpu"] == "none"
 
 
 def test_a_good_report_is_believed():
@@ -75,7 +81,17 @@ def test_a_good_report_is_believed():
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
+        ({"remark": "x"}, "fields are not those of a report"),
         ({"gpu": None}, "gpu is no short text"),
+        ({"versions": "2.11"}, "versions is no short text"),
+        ({"versions": {"torch": "x" * 100}}, "torch is no short text"),
+        ({"notebook": ""}, "no notebook of the course"),
+        ({"versions": {"torch": "2.11"}}, "no notebook of the course"),
+        ({"r": 8.5}, "r is no number above 0 of its kind"),
+        ({"trained": 1}, "is not what r = 16 trains"),
+        ({"modules": 8}, "is not what r = 16 trains"),
+        ({"tokens_per_second": 4000}, "not its tokens in its minutes"),
+        ({"predicted_gib": 900}, "no prediction of the planner's"),
         ({"gpu": "x" * 1000}, "gpu is no short text"),
         ({"minutes": "3"}, "minutes is no number"),
         ({"minutes": float("nan")}, "minutes is no number"),
@@ -87,7 +103,7 @@ def test_a_good_report_is_believed():
         ({"peak_gib": None}, "this was no GPU"),
         ({"peak_gib": 1.0}, "less than the weights"),
         ({"peak_gib": 40.0}, "more than a T4 has"),
-        ({"minutes": 0.05}, "faster than a T4 can be"),
+        ({"minutes": 0.05, "tokens_per_second": 13667}, "faster than a T4 can be"),
     ],
 )
 def test_what_cannot_be_right_is_refused(changes, why):
@@ -101,4 +117,10 @@ def test_reports_are_kept_apart_once_each_and_refused_ones_left_out(tmp_path, mo
     before = record.read()
     text = "\n".join(f"{report.MARK} {json.dumps(one)}" for one in (GOOD, GOOD, GOOD | {"r": 0}))
     assert [one.partition(":")[0] for one in reports.take([text])] == ["taken", "known", "refused"]
-    assert record.read() == before | {"reported_by_users": [GOOD]}
+    assert record.read() == before | {"reported_by_users": [GOOD | {"without_a_pause": False}]}
+    # A file is an issue: whether it ran without a pause is that user's word.
+    again = f"{report.MARK} {json.dumps(GOOD | {'minutes_since_set_up': 20})}"
+    reports.take([f"{again}\n{reports.WITHOUT_A_PAUSE}", "Run all"])
+    assert [one["without_a_pause"] for one in record.read()["reported_by_users"]] == [False, True]
+    form = (KIT / ".github" / "ISSUE_TEMPLATE" / "report.yml").read_text(encoding="utf-8")
+    assert f'"{reports.WITHOUT_A_PAUSE}"' in form

@@ -66,17 +66,6 @@ def write_two_files():
     assert len(config) == 9 and config["num_train_epochs"] == choice.num_train_epochs
     rows, times = config["per_device_train_batch_size"], config["gradient_accumulation_steps"]
     assert rows * times == choice.rows_per_update
-    _reported("00")
-
-
-def _reported(number):
-    """The line that users may send is whole, and of this run."""
-    import json
-
-    mark, _, content = report.line(answered_by, number).partition(" ")
-    found = json.loads(content)
-    assert (mark, found["notebook"], found["r"]) == (report.MARK, number, choice.r)
-    assert found["minutes_since_set_up"] + 0.1 >= found["minutes"] > 0
 
 
 def read_back():
@@ -99,3 +88,13 @@ def _table(questions, **answers):
     assert table.names == list(answers) and len(table.rows) == len(questions)
     for place, column in enumerate(answers.values(), 1):
         assert column is None or [row[place] for row in table.rows] == column
+
+
+def how_it_ran():
+    import json
+
+    mark, _, content = report.line(answered_by, "00").partition(" ")
+    found = json.loads(content)
+    assert (mark, found["notebook"], found["r"]) == (report.MARK, "00", choice.r)
+    assert found["tokens"] == answered_by.record["tokens"]
+    assert found["minutes_since_set_up"] + 0.1 >= found["minutes"] > 0

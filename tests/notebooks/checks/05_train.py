@@ -106,8 +106,6 @@ def homework_files():
     assert list(written) == list(ids)
     assert [entry["output"] for entry in written.values()] == [[answer] for answer in answers]
     assert [entry["input"] for entry in written.values()] == prompts
-    _, _, content = report.line(answered_by, "05").partition(" ")
-    assert json.loads(content)["tokens"] == run.record["tokens"]
     held = json.loads(settings.read_text(encoding="utf-8"))
     assert settings.parent == run.folder and len(held) == 9
     at_once, times = held["per_device_train_batch_size"], held["gradient_accumulation_steps"]
@@ -163,3 +161,13 @@ def learning_rates():
 
 def adapter_size():
     assert abs(adapter_mb / (4 * trained / 1e6) - 1) < 0.1
+
+
+def how_it_ran():
+    import json
+
+    mark, _, content = report.line(run, "05").partition(" ")
+    found = json.loads(content)
+    assert (mark, found["notebook"], found["r"]) == (report.MARK, "05", choice.r)
+    assert found["tokens"] == run.record["tokens"]
+    assert found["minutes_since_set_up"] + 0.1 >= found["minutes"] > 0
