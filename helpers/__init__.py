@@ -11,7 +11,7 @@ Read these first, from the top: each uses those above it, and the helpers below 
     choice              what a student chose: checks, its file, the two calls that it becomes       00 03 05
     plan                what a choice costs, in words, numbers and warnings                         00 05
     data                read and check conversations; turn them into rows of prompt and answer      00 02 03 04 05 06 07
-    adapter             look into a trained adapter: A and B, ΔW, its directions                    03 07
+    adapter             look into a trained adapter: A and B, ΔW, its directions                    02 03 07
     training            build the trainer from a choice; train, or go on                            00 05
     answering           answer questions in batches; what decoding chooses between                  00 05 06 07
     evaluation          measure answers: loss, chrF, means with their intervals                     02 04 05 06 07
@@ -37,7 +37,7 @@ Open these when you need them.
     checkpoints         which checkpoint to go on from                                              –
     earlier             an earlier run, found in the workspace or else trained now                  06 07
     claims              one run is trained by one process at a time                                 –
-    asked               is what a session holds what it is asked for?                               00 05 06 07
+    asked               is what a session holds what it is asked for?                               00 05 06
     progress            beside a training: minutes, the loss, Stop                                  –
     merging             merge an adapter into 4-bit weights, and see what rounding does to it       07
     report              one line about a run, that users may send                                   00 05
@@ -57,7 +57,7 @@ setup/: what a session begins with, for a bare interpreter.
     setup.network       proxies and mirrors that cannot work                                        –
     setup.untouched     what is never replaced: Python, PyTorch and its kind, NumPy                 –
     setup.probes        does the GPU compute what it should?                                        –
-    setup.hints         what a missing name in a notebook means                                     –
+    setup.hints         what a missing name in a notebook means                                     00 02 04 05 06 07
 """
 
 import sys

@@ -275,6 +275,22 @@ def relative_changes(model: torch.nn.Module) -> dict[str, float]:
 
 
 @torch.no_grad()
+def four_bits(layer: torch.nn.Module):
+    """The shape and the scales of a layer's weight that is stored in 4 bits (bitsandbytes' ``QuantState``).
+
+    Raises:
+        CourseError: it is stored in 16 or 32 bits.
+    """
+    state = getattr(layer.weight, "quant_state", None)
+    if state is None:
+        raise CourseError(
+            f"This layer's weight is stored as {layer.weight.dtype}, not in 4 bits.",
+            "Its model was loaded with load_in_4bit=False.",
+            "Load it with load_in_4bit=True, and run the cells from that one on.",
+        )
+    return state
+
+
 def base_weight(layer: torch.nn.Module) -> torch.Tensor:
     """The frozen weight below an adapter: n_out × n_in, float32, unpacked where it is stored in 4 bits."""
     from bitsandbytes.functional import dequantize_4bit

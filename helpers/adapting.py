@@ -2,7 +2,9 @@
 
 from helpers import unsloth_first  # noqa: F401  # isort: skip
 
+import contextlib
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,8 +22,8 @@ DIVERGED = (
     "the learning rate or alpha is too large."
 )
 UNMOVED = (
-    "The adapter is as it was before: no update changed it. Alpha or the learning rate is too small, or the training "
-    "has a single step, whose learning rate is 0."
+    "The adapter is as it was before: no update changed it. Alpha or the learning rate is too small, so large "
+    "that every update overflowed, or the training has a single step, whose learning rate is 0."
 )
 # What adapter_config.json and a choice both hold, by the same names.
 SETTINGS = ("r", "lora_alpha", "lora_dropout", "use_rslora")
@@ -123,6 +125,18 @@ def trains_more(model) -> list[str]:
 def is_trained(model) -> bool:
     """Whether training has changed a model's adapter: B is zero in every new one."""
     return any(bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)
+
+
+def in_4bit(model) -> bool:
+    """Whether a model's large matrices are stored in 4 bits."""
+    return any(getattr(p, "quant_state", None) is not None for p in model.parameters())
+
+
+@contextlib.contextmanager
+def base_model(model) -> Iterator[None]:
+    """Inside, the base model answers: without its adapter, where it has one by now."""
+    with model.disable_adapter() if settings_of(model) else contextlib.nullcontext():
+        yield
 
 
 def fault(model) -> str:

@@ -1,6 +1,5 @@
 """Is what a session holds what it is asked for? A trainer, a folder and an adapter beside a choice and its rows."""
 
-import fnmatch
 import json
 import re
 from pathlib import Path
@@ -30,7 +29,8 @@ FIXED = (
         "completion_only_loss",
         "assistant_only_loss",
     ),
-    *("packing", "loss_type"),
+    *("packing", "loss_type", "eos_token", "pad_token", "chat_template_path", "dataset_kwargs"),
+    *("optim_args", "optim_target_modules", "auto_find_batch_size", "use_liger_kernel"),
 )
 
 if TYPE_CHECKING:
@@ -105,9 +105,16 @@ def _wrong(
     if more := adapting.trains_more(trainer.model):
         wrong.append(f"it would train {len(more)} weights of the base model too, such as {more[0]}")
     wrong += [f"{name} is {a} instead of {b}" for name, (a, b) in chosen.items() if a != b]
-    built_from = getattr(trainer, "prepared_rows", None)
-    if built_from != rows.to_list() if built_from else len(trainer.train_dataset) != len(rows):
+    if getattr(trainer, "prepared_rows", None) != rows.to_list():
         wrong.append("its rows are not those of these conversations")
+    elif trainer.train_dataset is not trainer.prepared_dataset:
+        wrong.append("its train_dataset was replaced after training.prepare")
+    tokenizer = trainer.processing_class
+    if (end := getattr(tokenizer, "loaded_end", tokenizer.eos_token)) != tokenizer.eos_token:
+        wrong.append(
+            f"its tokenizer ends answers with {tokenizer.eos_token}, not with {end}: an SFTConfig with eos_token "
+            "changed it, and models.load brings it back"
+        )
     name = re.escape(runs.name_of(choice))
     if re.match(r"r\d+-alpha", folder.name) and not re.fullmatch(rf"{name}(-\d+)?", folder.name):
         wrong.append(f"its folder is {folder.name}")
@@ -134,6 +141,17 @@ def _check_fixed(args: "SFTConfig", usual: "SFTConfig") -> None:
 
 def check_folder(folder: Path, before: dict, record: dict) -> None:
     """CourseError if a folder holds another run than the one that shall be trained there."""
+    changed = [
+        name for name in runs.BASE if before and before.get(name, record[name]) != record[name]
+    ]
+    if changed and before.get("status") == "started":
+        raise CourseError(
+            f"The run in {folder.name} began with another {' and another '.join(changed)}.",
+            "It would go on with a model that answers otherwise, or reads questions in another form, and its record "
+            "would not say so.",
+            "Load the model as before (models.load without those arguments), or move that folder away, and run the cells "
+            "from the one with models.load on.",
+        )
     wanted = {name: record[name] for name in ("model", "choice", "ids", "data")}
     if before and not runs.is_same(before, wanted):
         raise CourseError(
@@ -190,19 +208,3 @@ def check_model(model, run: runs.Run) -> None:
             "The model or its adapter was made anew since, another run is the latest by now, or the folder was deleted.",
             "Run the cells again in their order, from the one with models.load on.",
         )
-
-
-def forget(*patterns: str) -> None:
-    """Take names out of this notebook's session, so that no cell takes what they hold for another model's.
-
-    Such a cell then says which name is missing. Nothing happens outside a notebook.
-
-    Args:
-        patterns: names; ``*`` at the end stands for any letters.
-    """
-    from IPython import get_ipython
-
-    names = getattr(get_ipython(), "user_ns", {})
-    for pattern in patterns:
-        for name in fnmatch.filter(names, pattern):
-            del names[name]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ def take(text: str) -> set[str]:
             has changed.
     """
     # Quotes, spaces and what else comes along with a copied line.
-    text = re.sub(r"[^\w-]", "", text or "", flags=re.ASCII).removeprefix("my_code")
+    text = re.sub(r"[^\w-]", "", str(text or ""), flags=re.ASCII).removeprefix("my_code")
     if not text:
         return set()
     start, *rest = text.split(BEGINS)
@@ -67,7 +67,7 @@ def take(text: str) -> set[str]:
     )
     chosen = _rows(content) if "rows" in content else None
     if choice:
-        before = saved_choice()
+        before = _unless_damaged(saved_choice)
         save_choice(choice)
         print(
             f"From your code: r = {choice.r}, alpha = {choice.lora_alpha:g}; saved as your choice"
@@ -79,7 +79,7 @@ def take(text: str) -> set[str]:
         )
     if chosen:
         rows, source = chosen
-        before = selection.saved_selection()
+        before = _unless_damaged(selection.saved_selection)
         selection.save_selection(rows, source)
         other = before is not None and before.to_list() != rows.to_list()
         print(
@@ -87,6 +87,14 @@ def take(text: str) -> set[str]:
             + (f", in place of {len(before)} others." if other else ".")
         )
     return content.keys() & {"choice", "rows"}
+
+
+def _unless_damaged(read: Callable):
+    """What was saved before; None for a damaged file too, which the code's content replaces."""
+    try:
+        return read()
+    except CourseError:
+        return None
 
 
 def _pools() -> list[Path]:

@@ -109,7 +109,11 @@ class Choice:
             rows: training rows, as prompt and completion.
             per_device_train_batch_size: rows at once; they divide ``rows_per_update``.
             learning_rate: the model's own, for a choice that names none.
+
+        Raises:
+            CourseError: so many rows at once do not divide ``rows_per_update``.
         """
+        replace(self, per_device_train_batch_size=per_device_train_batch_size)  # refuses others
         return {
             "per_device_train_batch_size": per_device_train_batch_size,
             "gradient_accumulation_steps": self.rows_per_update // per_device_train_batch_size,

@@ -69,12 +69,14 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
         print(f"Using the run {found.folder.name}.")
         return found
     print(f"Training r = {choice.r}, alpha = {choice.lora_alpha:g} on {len(conversations)} rows.")
-    return _load_and_train(choice, conversations, latest=False)
+    return _load_and_train(choice, conversations, run.record["model"], latest=False)
 
 
-def _load_and_train(choice: Choice, conversations: "Dataset", *, latest: bool = True) -> runs.Run:
-    """Load this machine's model, train it, and release it again."""
-    model, tokenizer = models.load(max_seq_length=choice.max_length)
+def _load_and_train(
+    choice: Choice, conversations: "Dataset", name: str | None = None, *, latest: bool = True
+) -> runs.Run:
+    """Load a model, without a name this machine's; train it, and release it again."""
+    model, tokenizer = models.load(name, max_seq_length=choice.max_length)
     model = adapting.add_adapter(model, choice)
     folder = runs.folder_for(choice, conversations, model)
     trainer = training.build_trainer(model, tokenizer, conversations, choice, folder)

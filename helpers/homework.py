@@ -61,7 +61,7 @@ def _bring_back(folder: Path) -> None:
     said = subprocess.run(asked, capture_output=True, text=True, check=False)
     for name in filter(None, said.stdout.split("\0")):
         file = folder / name
-        changed = file.with_name(f"{file.name}.changed")
+        changed = file.with_name(f"changed-{file.name}")
         if was_there := file.exists():
             file.replace(changed)
         back = [*git, "checkout", "--quiet", COMMIT, "--", name]

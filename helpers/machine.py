@@ -1,5 +1,6 @@
 """What this machine has, and which model it gets. Needs only the standard library; PyTorch is asked if it is here."""
 
+import glob
 import os
 import platform
 import re
@@ -12,6 +13,8 @@ from typing import NamedTuple
 from helpers import memory, presets, settings, workspace
 from helpers.setup import installation, locks
 
+# Where Linux shows NVIDIA's GPUs, whether or not the driver's tool works.
+DEVICES = "/dev/nvidia[0-9]*"
 # Long enough for a driver that has to wake up.
 DRIVER_SECONDS = 30
 NO_ANSWER = "present, but its driver does not answer"
@@ -55,18 +58,25 @@ def _gib(text: str | None) -> float | None:
 
 def cards() -> list[Card] | None:
     """The NVIDIA GPUs that the driver names; None where it does not answer."""
-    query = "name,memory.total,driver_version,compute_cap,memory.used,index"
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
     if not shutil.which("nvidia-smi"):
         return []
-    try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=False
-        )
-    except (subprocess.TimeoutExpired, OSError):
-        return None
-    lines = [] if answer.returncode else answer.stdout.strip().splitlines()
-    return [Card(*[value.strip() for value in line.split(",")][:6]) for line in lines if line]
+    # An old driver does not know every field, and then answers nothing.
+    for query in (
+        "name,memory.total,driver_version,compute_cap,memory.used,index",
+        "name,memory.total,driver_version",
+    ):
+        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+        try:
+            answer = subprocess.run(
+                command, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=False
+            )
+        except (subprocess.TimeoutExpired, OSError):
+            return None
+        if answer.returncode == 0:
+            lines = [line.split(",") for line in answer.stdout.strip().splitlines()]
+            # "No devices were found" is no GPU.
+            return [Card(*[value.strip() for value in line][:6]) for line in lines if len(line) > 2]
+    return None if glob.glob(DEVICES) else []
 
 
 def gpu() -> dict[str, str]:
@@ -219,6 +229,8 @@ def why_unseen() -> Unseen:
         # `make` installs such a build: it is smaller, and most machines have no GPU.
         why = f"this PyTorch, {torch.__version__}, is a build without CUDA"
         return Unseen(why, CUDA_BUILD, not locks.on_colab())
+    if (card := take_one().card) and card.too_old:
+        return Unseen(f"it {unfit(card)}", "Use the small model here, or another machine.", True)
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and hidden.strip() in ("", "-1"):
         todo = "Take that variable away and restart the session."

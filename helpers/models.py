@@ -124,7 +124,10 @@ def load(
     loaded.generation_config.max_length = None
     # What a run's record calls the model (a folder of adapters is no model).
     loaded.course_name = machine.known_as(base)
-    return loaded, with_template(tokenizer, template, model_name=place)
+    tokenizer = with_template(tokenizer, template, model_name=place)
+    # SFTConfig(eos_token=…) would change it for every later training.
+    tokenizer.loaded_end = tokenizer.eos_token
+    return loaded, tokenizer
 
 
 def _base_model(folder: Path) -> str:

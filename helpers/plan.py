@@ -76,7 +76,7 @@ def of(
         gib=T4_MEMORY_GIB - memory.SPARE_GIB,
         target_modules=choice.target_modules,
     )
-    tokens = round(sum(kept) * choice.num_train_epochs)
+    tokens = max(1, round(sum(kept) * choice.num_train_epochs))
     return Plan(
         choice=choice,
         config=config,

@@ -27,6 +27,7 @@ def line(run: Run, notebook: str) -> str:
     # Without a peak it was trained on the processor, whatever else is here.
     card = machine.take_one().card if record.get("peak_memory_gib") else None
     predicted = _predicted(record, choice)
+    since = round((time.monotonic() - environment.STARTED) / 60, 1)
     content = {
         "notebook": notebook,
         "date": datetime.date.today().isoformat(),
@@ -44,7 +45,8 @@ def line(run: Run, notebook: str) -> str:
         "tokens": record["tokens"],
         "minutes": record["minutes"],
         "tokens_per_second": round(record["tokens"] / max(60 * record["minutes"], 0.6)),
-        "minutes_since_set_up": round((time.monotonic() - environment.STARTED) / 60, 1),
+        # None where the training went on from an earlier session's.
+        "minutes_since_set_up": since if since + 0.1 >= record["minutes"] else None,
         "peak_gib": record.get("peak_memory_gib"),
         "predicted_gib": predicted and round(predicted, 2),
     }

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 TRAIN_AGAIN = "Train again in notebook 05."
+# How the base model was loaded: in which precision, and with which template.
+BASE = ("load_in_4bit", "chat_template")
 # What every finished run's record holds.
 NUMBERS = (
     *("minutes", "tokens", "per_device_train_batch_size", "learning_rate"),
@@ -218,7 +220,11 @@ def losses(folder: Path, name: str = "loss") -> list[tuple[int, float]]:
 
 def read(folder: Path) -> dict:
     """``run.json`` of a run folder; empty where there is none."""
-    record = workspace.read_json(folder.absolute() / "run.json")
+    todo = (
+        "Without it nobody knows what its adapter and checkpoints were trained with. Move the whole folder away, and "
+        "train again: from the first step."
+    )
+    record = workspace.read_json(folder.absolute() / "run.json", todo)
     return record if isinstance(record, dict) else {}
 
 

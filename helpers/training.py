@@ -4,6 +4,7 @@ from helpers import unsloth_first  # noqa: F401  # isort: skip
 from unsloth import is_bfloat16_supported
 
 import contextlib
+import hashlib
 import importlib.metadata
 import io
 import math
@@ -113,7 +114,8 @@ def prepare(trainer: SFTTrainer, rows: "Dataset | None" = None) -> SFTTrainer:
 
     Args:
         trainer: as TRL built it.
-        rows: the prompt/completion rows it was built from; `train` compares them with what it is asked for.
+        rows: the prompt/completion rows it was built from; `train` compares them with what it is asked for, and
+            refuses a trainer that was prepared without.
     """
     trainer.prepared_rows = None
     if rows is not None:
@@ -121,6 +123,7 @@ def prepare(trainer: SFTTrainer, rows: "Dataset | None" = None) -> SFTTrainer:
         trainer.train_dataset = tokens.keep_marks_as_text(
             trainer.train_dataset, rows, trainer.processing_class
         )
+    trainer.prepared_dataset = trainer.train_dataset
     at_once = trainer.args.per_device_train_batch_size * max(
         map(len, trainer.train_dataset["input_ids"])
     )
@@ -182,11 +185,9 @@ def train(
 
 def _usual(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> SFTConfig:
     """The settings that a trainer for this choice has; what Unsloth prints about them was printed before."""
-    args, count = trainer.args, len(data.to_prompt_completion(conversations))
+    count, folder = len(data.to_prompt_completion(conversations)), Path(trainer.args.output_dir)
     with contextlib.redirect_stdout(io.StringIO()):
-        return build_config(
-            choice, count, args.per_device_train_batch_size, Path(args.output_dir), trainer.model
-        )
+        return build_config(choice, count, 1, folder, trainer.model)
 
 
 def _train(
@@ -280,7 +281,7 @@ def check_space(trainer: SFTTrainer, folder: Path) -> None:
 
 
 def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> dict:
-    args = trainer.args
+    args, template = trainer.args, str(trainer.processing_class.chat_template)
     # The model that was loaded, also where COURSE_MODEL has changed since.
     lengths = [len(row) for row in trainer.train_dataset["input_ids"]]
     return runs.asked_of(choice, conversations, models.name_of(trainer.model)) | {
@@ -289,6 +290,8 @@ def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> 
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "learning_rate": args.learning_rate,
         "warmup_steps": args.warmup_steps,
+        "load_in_4bit": adapting.in_4bit(trainer.model),
+        "chat_template": hashlib.sha256(template.encode()).hexdigest()[:16],
         "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }

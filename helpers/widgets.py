@@ -135,7 +135,9 @@ class LoraSliders:
         return plan.describe(self.plan, self.rates.get(self.model.value))
 
     def verdict(self) -> str:
-        """The three numbers that matter most, in a line."""
+        """The three numbers that matter most, in a line; of a number that cannot be used, why."""
+        if self.wrong:
+            return self.wrong.split("\n")[0]
         e, trained = self.plan.estimate, self.plan.trained
         gib = f"{e.total + e.context:.1f} of {presets.T4_MEMORY_GIB:.1f} GiB"
         share = f"{trained:,} numbers trained, {trained / self.plan.total:.2%}"
@@ -219,6 +221,9 @@ class LoraSliders:
         self.folded.layout.display = "" if self.more.value else "none"
 
     def _make_it_fit(self) -> None:
+        if self.wrong:
+            self._say(f"Not changed. {self.wrong}")
+            return
         if not (change := self.change()):
             return
         smaller = change[1].choice

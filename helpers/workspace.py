@@ -140,8 +140,10 @@ def write_json(name: str | Path, content: object) -> Path:
     return target
 
 
-def read_json(name: str | Path) -> dict | list | None:
-    """The content of a JSON file in the workspace, or ``None`` where there is none."""
+def read_json(
+    name: str | Path, todo: str = "Delete it and run the notebook that makes it again."
+) -> dict | list | None:
+    """The content of a JSON file in the workspace, or ``None`` where there is none; ``todo`` if it is damaged."""
     target = path(name)
     if not target.exists():
         return None
@@ -151,5 +153,5 @@ def read_json(name: str | Path) -> dict | list | None:
         raise CourseError(
             f"{target} is not readable as JSON ({error}).",
             "It was probably edited by hand or cut off.",
-            "Delete it and run the notebook that makes it again.",
+            todo,
         ) from error

@@ -154,6 +154,7 @@ def in_colab(content: dict, name: str) -> tuple[int, int]:
         if one["gpu"] == "Tesla T4"
         and one["model"] == "llama-2-7b"
         and one["without_a_pause"]
+        and one["minutes_since_set_up"]
         and name[:2] == one["notebook"]
     ]
     if len(reports) < ENOUGH:
@@ -226,7 +227,7 @@ def readme(text: str, content: dict) -> str:
     """The README with the times of the record."""
     for name, entry in content["notebooks"].items():
         minutes, reports = in_colab(content, name)
-        source = f" ({reports} users)" if reports else ""
+        source = f" (median of {reports} users)" if reports else ""
         cells = f" {minutes} min{source} | {in_table(entry['minutes'])} |"
         text = re.sub(TABLE_ROW.format(name=name), lambda row, cells=cells: row[1] + cells, text)
     return PARAGRAPH.sub(lambda _: paragraph(content), text)

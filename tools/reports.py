@@ -21,7 +21,7 @@ from helpers import lora, memory, presets, report
 T4 = "Tesla T4"
 # What each field is. Nothing else may stand in a line.
 WHOLE = ("r", "modules", "rows_at_once", "longest_row", "trained", "tokens")
-NUMBERS = ("minutes", "tokens_per_second", "minutes_since_set_up")
+NUMBERS = ("minutes", "tokens_per_second")
 GIBS = ("peak_gib", "predicted_gib")
 TEXTS = ("notebook", "date", "gpu", "gpu_memory", "driver", "model")
 # How many times as fast as the fewest minutes of the planner a T4 may have been.
@@ -37,7 +37,7 @@ def lines(text: str) -> list[str]:
 
 def fault(found: dict) -> str | None:
     """Why a report cannot be right, else None."""
-    if set(found) != {*TEXTS, *WHOLE, *NUMBERS, *GIBS, "versions"}:
+    if set(found) != {*TEXTS, *WHOLE, *NUMBERS, *GIBS, "versions", "minutes_since_set_up"}:
         return "its fields are not those of a report"
     versions = found["versions"] if isinstance(found["versions"], dict) else {"": None}
     for name, value in [(n, found[n]) for n in TEXTS] + [*versions.items()]:
@@ -65,7 +65,8 @@ def _contradiction(found: dict) -> str | None:
     known = found["modules"] == parts and lora.adapter_parameters(found["model"], found["r"])
     if found["modules"] > parts or (known and found["trained"] != known):
         return f"{found['trained']} is not what r = {found['r']} trains"
-    if not found["minutes"] <= found["minutes_since_set_up"] + 0.1 <= 24 * 60:
+    whole = found["minutes_since_set_up"]
+    if whole is not None and not (_positive(whole) and found["minutes"] <= whole + 0.1 <= 24 * 60):
         return "the notebook took less than its training, or more than a day"
     rate = found["tokens"] / (60 * found["minutes"])
     if not 0.5 * rate <= found["tokens_per_second"] <= 2 * rate:
@@ -96,7 +97,7 @@ def take(texts: list[str]) -> list[str]:
         try:
             found = json.loads(raw)
             why = fault(found) if isinstance(found, dict) else "it is no record"
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             found, why = None, f"it cannot be read: {error}"
         if why:
             said.append(f"refused: {why}: {raw[:80]}")

@@ -1,5 +1,6 @@
 """Say in words what a missing name in a notebook means: a cell above has not been run. Standard library only."""
 
+import fnmatch
 import linecache
 import sys
 
@@ -50,3 +51,18 @@ def _line_of_a_cell(trace, names: dict) -> str | None:
     if trace.tb_frame.f_globals is not names:
         return None
     return linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno).strip()
+
+
+def forget(*patterns: str) -> None:
+    """Take names out of this notebook's session, so that no cell takes what they hold for what is there now.
+
+    A cell that needs one then says that it is missing. Nothing happens outside a notebook.
+
+    Args:
+        patterns: names; ``*`` stands for any letters.
+    """
+    ipython = sys.modules.get("IPython")
+    names = getattr(ipython and ipython.get_ipython(), "user_ns", {})
+    for pattern in patterns:
+        for name in fnmatch.filter(names, pattern):
+            del names[name]

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import tiny_run
@@ -230,6 +229,64 @@ def test_other_rows_than_the_trainer_s_are_refused(built, rows):
         assert "its rows are not those" in refusal(trainer, FIRST, other)
 
 
+def test_rows_that_were_replaced_or_never_named_are_refused(built, rows):
+    _, trainer = built
+    kept = trainer.train_dataset
+    trainer.train_dataset = kept.select(range(5))
+    assert "its train_dataset was replaced" in refusal(trainer, FIRST, rows)
+    trainer.train_dataset = kept
+    assert "its rows are not those" in refusal(training.prepare(trainer), FIRST, rows)
+
+
+def test_another_end_token_is_refused_also_after_it_changed_the_tokenizer(built, rows, workspace):
+    model, trainer = built
+    prompts, tokenizer = data.to_prompt_completion(rows), trainer.processing_class
+    settings = trainer.args.to_dict() | {"eos_token": "<unk>"}
+    known = {name: settings[name] for name in ("output_dir", "eos_token", "max_length", "bf16")}
+    other = training.SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=prompts,
+        args=training.SFTConfig(**known, report_to="none"),
+    )
+    assert tokenizer.eos_token == "<unk>"
+    assert "eos_token" in refusal(training.prepare(other, prompts), FIRST, rows)
+    folder = runs.folder_for(FIRST, rows)
+    usual = training.build_trainer(model, tokenizer, rows, FIRST, folder)
+    assert "ends answers with <unk>" in refusal(usual, FIRST, rows)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "named"),
+    [({"template": "alpaca"}, "chat_template"), ({"load_in_4bit": False}, "load_in_4bit")],
+)
+def test_an_interrupted_run_goes_on_with_the_base_model_it_began_with(interrupted, loaded, named):
+    before = runs.read(interrupted)
+    rows = tiny_run.conversations()
+    model, tokenizer = models.load(max_seq_length=512, **loaded)
+    model = adapting.add_adapter(model, tiny_run.CHOICE)
+    folder = runs.folder_for(tiny_run.CHOICE, rows, model)
+    assert folder == interrupted
+    trainer = training.build_trainer(model, tokenizer, rows, tiny_run.CHOICE, folder)
+    assert f"began with another {named}" in refusal(trainer, tiny_run.CHOICE, rows)
+    assert runs.read(interrupted) == before
+
+
+def test_the_base_model_answers_with_an_adapter_or_without_one(trained):
+    question = "What is a chair?"
+    base, tokenizer = models.load(max_seq_length=512)
+    with adapting.base_model(base):
+        expected = answering.next_token_logits(base, tokenizer, question)
+    model = trained.model
+    with adapting.base_model(model):
+        assert torch.allclose(
+            answering.next_token_logits(model, tokenizer, question), expected, atol=1e-4
+        )
+    assert not torch.allclose(
+        answering.next_token_logits(model, tokenizer, question), expected, atol=1e-4
+    )
+
+
 def test_a_trainer_whose_model_got_another_adapter_is_refused(built, rows):
     model, trainer = built
     adapting.add_adapter(model, FIRST)
@@ -390,14 +447,3 @@ def test_a_run_whose_adapter_config_is_damaged_is_named(workspace, trained, cont
     with pytest.raises(CourseError) as caught:
         earlier.finished_run()
     assert str(file) in str(caught.value) or "r is None" in str(caught.value)
-
-
-def test_names_are_forgotten_whole_or_by_their_beginnings(monkeypatch):
-    names = {"losses_before": 1, "losses": 2, "models": 3, "model": 4}
-    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns=names))
-    asked.forget("losses_*", "model")
-    assert names == {"losses": 2, "models": 3}
-
-
-def test_outside_a_notebook_nothing_is_forgotten():
-    asked.forget("x")

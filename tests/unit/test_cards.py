@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers import machine
+
 KIT = Path(__file__).parents[2]
 # As nvidia-smi answers: name, memory, driver, capability, memory in use, number.
 T4 = "Tesla T4, 15360 MiB, 580.82, 7.5, 3 MiB, 0"
@@ -100,6 +102,34 @@ def test_of_those_that_the_variable_names_one_is_taken(tmp_path):
     assert said(tmp_path, full, second, CUDA_VISIBLE_DEVICES="0,1")[2] == "1"
     assert said(tmp_path, T4, second, CUDA_VISIBLE_DEVICES="")[2] == ""
     assert said(tmp_path, T4, CUDA_VISIBLE_DEVICES="GPU-1234")[::2] == ["llama-2-7b", "GPU-1234"]
+
+
+def test_a_driver_that_fails_is_no_missing_gpu(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(machine, "DEVICES", str(tmp_path / "nvidia[0-9]*"))
+
+    def answers(script: str):
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        return machine.cards()
+
+    assert answers("echo 'Driver/library version mismatch'; exit 18") == []
+    (tmp_path / "nvidia0").touch()
+    assert answers("echo 'Driver/library version mismatch'; exit 18") is None
+    assert answers("echo 'No devices were found'") == []
+    # An old driver that knows fewer fields.
+    old = 'case "$1" in *compute_cap*) exit 2;; esac; echo "Tesla T4, 15079 MiB, 410.79"'
+    assert answers(old) == [machine.Card("Tesla T4", "15079 MiB", "410.79")]
+
+
+def test_one_that_is_too_old_is_not_said_to_be_hidden_by_the_student(tmp_path, monkeypatch):
+    card = machine.Card("Tesla K80", "11441 MiB", "470.1", "3.7", "0 MiB", "0")
+    monkeypatch.setattr(machine, "take_one", lambda: machine.Taken(card, machine.unfit(card), 1))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    unseen = machine.why_unseen()
+    if "without CUDA" not in unseen.why:  # as a CPU build of PyTorch says first
+        assert "compute capability 3.7" in unseen.why
 
 
 def test_an_amd_gpu_is_not_used_and_that_is_said(tmp_path):

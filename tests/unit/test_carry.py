@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import carry, data, homework, selection
+from helpers import workspace as places
 from helpers.choice import Choice, save_choice, saved_choice
 from helpers.errors import CourseError
 
@@ -73,6 +74,18 @@ def test_two_codes_may_stand_one_after_the_other(workspace, elsewhere, pool):
     elsewhere()
     carry.take(f'"{of_choice}"\n {of_rows}')
     assert saved_choice() == Choice(r=4) and len(selection.saved_selection()) == 2
+
+
+def test_a_good_code_replaces_damaged_files(workspace, elsewhere, pool):
+    save_choice(Choice(r=4))
+    selection.save_selection(pool.select(range(5)), data.OUR_POOL)
+    code = carry.code()
+    elsewhere()
+    for name in ("choice.json", "selection.json"):
+        places.path(name).parent.mkdir(parents=True, exist_ok=True)
+        places.path(name).write_text("{")
+    assert carry.take(code) == {"choice", "rows"}
+    assert saved_choice().r == 4 and len(selection.saved_selection()) == 5
 
 
 def test_a_code_that_is_half_wrong_changes_nothing(workspace, elsewhere, pool):

@@ -268,6 +268,9 @@ def test_the_homeworks_calls_follow_from_the_defaults():
 
 def test_a_chosen_learning_rate_goes_before_the_models_own():
     assert Choice(learning_rate=1e-3).training_arguments(100, 2, 2e-4)["learning_rate"] == 1e-3
+    for at_once in (0, 3, 16):
+        with pytest.raises(CourseError, match=f"per_device_train_batch_size = {at_once}"):
+            Choice().training_arguments(100, at_once, 2e-4)
 
 
 @given(st.integers(1, 100), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from([0.5, 1, 2, 3]))

@@ -524,7 +524,7 @@ def test_the_homeworks_data_is_fetched_once_at_its_commit(workspace, repository,
     assert data.load_conversations(folder / "fastchat_alpaca_52k.json").to_list() == [TRAINING_ROW]
     assert (folder / "test_set_evol_instruct_150.json").exists() and (folder / "mine.txt").exists()
     # It may have been changed on purpose.
-    assert (folder / "fastchat_alpaca_52k.json.changed").read_text() == "[{"
+    assert (folder / "changed-fastchat_alpaca_52k.json").read_text() == "[{"
     # Where git cannot bring it back, what was there stays, and nothing else is said.
     (folder / "fastchat_alpaca_52k.json").write_text("mine")
     (folder / ".git" / "index.lock").touch()

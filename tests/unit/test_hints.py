@@ -1,11 +1,13 @@
 """A cell that was run before the one it needs: an explanation instead of a traceback, in a real kernel."""
 
 import queue
+from types import SimpleNamespace
 
 import pytest
 from jupyter_client.manager import start_new_kernel
 
 from helpers import workspace
+from helpers.setup import hints
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +82,14 @@ def test_outside_a_notebook_nothing_happens():
     from helpers.setup import hints
 
     hints.explain_missing_names()
+
+
+def test_names_are_forgotten_whole_or_by_their_beginnings(monkeypatch):
+    names = {"losses_before": 1, "losses": 2, "models": 3, "model": 4}
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns=names))
+    hints.forget("losses_*", "model")
+    assert names == {"losses": 2, "models": 3}
+
+
+def test_outside_a_notebook_nothing_is_forgotten():
+    hints.forget("x")

@@ -475,6 +475,20 @@ def test_a_variant_differs_in_what_was_asked_and_is_trained_once(workspace, trai
     assert f"Using the run {first.folder.name}" in capsys.readouterr().out
 
 
+def test_a_variant_has_the_base_model_of_its_run(workspace, trained, monkeypatch):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    run = runs.latest()
+    monkeypatch.setenv("COURSE_MODEL", "somebody/another-model")
+    other = earlier.variant(run, tiny_run.conversations(8), r=2, num_train_epochs=1)
+    assert other.record["model"] == run.record["model"]
+
+
+def test_a_record_that_is_damaged_says_what_goes_with_it(interrupted):
+    (interrupted / "run.json").write_text("{")
+    with pytest.raises(CourseError, match="Move the whole folder away"):
+        runs.read(interrupted)
+
+
 def test_a_run_is_found_by_choice_data_and_model_if_its_adapter_is_there(workspace, trained):
     shutil.copytree(trained.run.folder.parent.parent, workspace)
     record = trained.run.record

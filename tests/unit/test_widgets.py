@@ -339,6 +339,7 @@ def test_a_number_typed_out_of_range_leaves_a_message_and_the_last_setting(contr
     knob.field.value = typed
     assert f"{knob.name} = {typed:g} is not between" in sliders.message.value
     assert (sliders.text(), sliders.choice) == before and knob.slider.value == good
+    assert sliders.verdict().startswith(f"{knob.name} = {typed:g} is not between")
     knob.field.value = knob.marks[-1]
     assert sliders.message.value == "" and sliders.text() != before[0]
 
@@ -386,6 +387,14 @@ def test_a_plan_that_does_not_fit_is_changed_by_one_button():
     assert sliders.plan.fits and sliders.choice == smaller.choice
     assert sliders.said == f"Changed: {words}."
     assert sliders.fit.layout.display == "none" and sliders.change() is None
+
+
+def test_beside_a_wrong_number_nothing_is_made_to_fit():
+    sliders = LoraSliders(Choice(r=256, max_length=4096, per_device_train_batch_size=8))
+    sliders.alpha.value = 9999
+    before = sliders.choice
+    sliders.fit.click()
+    assert sliders.said.startswith("Not changed. lora_alpha = 9999") and sliders.choice == before
 
 
 def test_the_other_settings_are_folded_away_and_come_back():
