@@ -31,6 +31,13 @@ def copy(trained, tmp_path):
     return folder
 
 
+def test_a_weight_that_is_not_in_4_bits_says_so(loaded):
+    layer = next(iter(adapter.layers(loaded).values())).get_base_layer()
+    assert adapter.four_bits(layer).shape == (layer.out_features, layer.in_features)
+    with pytest.raises(CourseError, match="stored as torch.float32, not in 4 bits"):
+        adapter.four_bits(torch.nn.Linear(2, 3))
+
+
 def edit(folder, **changes):
     file = folder / CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))

@@ -71,7 +71,7 @@ def two_formats():
 def draw_one_block():
     axes = _figure().axes[0]
     dots = [line for line in axes.lines if line.get_label() == "the weight"]
-    assert list(dots[0].get_ydata()) == original.flatten()[54 * 64 : 55 * 64].tolist()
+    assert list(dots[0].get_ydata()) == original.flatten()[number * 64 : (number + 1) * 64].tolist()
     assert torch.equal(levels, layer.weight.quant_state.code.cpu())
 
 
@@ -143,6 +143,7 @@ def _tables():
 
 def estimates_by_stack():
     assert plans[16, "unsloth"].fits() and not plans[16, "transformers"].fits()
+    assert set(peaks) == {4, 16}
     for bits, seen in peaks.items():
         assert abs(plans[bits, "unsloth"].total - seen) < 0.05 * plans[bits, "unsloth"].total
 
