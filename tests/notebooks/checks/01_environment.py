@@ -27,7 +27,7 @@ def lock_of_colab():
 
 
 def banner_of_unsloth():
-    assert f"Unsloth {environment.version('unsloth')}" in banner.getvalue()
+    assert f"Unsloth {environment.version('unsloth')}" in banner
 
 
 def facts_by_name():
