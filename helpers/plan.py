@@ -76,7 +76,7 @@ def of(
         gib=T4_MEMORY_GIB - memory.SPARE_GIB,
         target_modules=choice.target_modules,
     )
-    tokens = max(1, round(sum(kept) * choice.num_train_epochs))
+    tokens = round(sum(kept) * choice.num_train_epochs)
     return Plan(
         choice=choice,
         config=config,
@@ -338,7 +338,8 @@ def compare(a: Plan, b: Plan) -> str:
     lines = [f"{'':<12}{'A: pinned':>16}{'B: now':>16}{'B / A':>9}"]
     lines += [f"{'r, alpha':<12}{_pair(a):>16}{_pair(b):>16}"]
     for name, one, two, form in rows:
-        lines.append(f"{name:<12}{one:>16{form}}{two:>16{form}}{two / one:>9.2f}")
+        times = f"{two / one:.2f}" if one else "–"  # a part of an epoch may be less than a token
+        lines.append(f"{name:<12}{one:>16{form}}{two:>16{form}}{times:>9}")
     return "\n".join(lines)
 
 
