@@ -294,11 +294,15 @@ def grid_rows(part: dict) -> list[tuple[str, str]]:
 def near_the_limit(points: list[dict]) -> list[tuple[str, str]]:
     """How far the planner is below the truth where that decides whether a training fits."""
     measured = [p for p in points if (p.get("measured_gib") or 0) > common.LIMIT_GIB - 1]
-    if not measured:
+    wrong = [
+        p
+        for p in points
+        if not p.get("fits", True) and p.get("predicted_gib", common.LIMIT_GIB) < common.LIMIT_GIB
+    ]
+    if not measured and not wrong:
         return []
-    least = min(p["predicted_gib"] / p["measured_gib"] for p in measured)
+    least = min((p["predicted_gib"] / p["measured_gib"] for p in measured), default=1)
     found = f"{len(measured)} points, at most {100 * max(0, 1 - least):.1f} % below the truth"
-    wrong = [p for p in points if not p.get("fits", True) and p["predicted_gib"] < common.LIMIT_GIB]
     if wrong:
         found += f"; {len(wrong)} more did not fit although it said so"
     return [("memory planner within 1 GiB of the limit", found)]

@@ -274,7 +274,6 @@ def relative_changes(model: torch.nn.Module) -> dict[str, float]:
     return found
 
 
-@torch.no_grad()
 def four_bits(layer: torch.nn.Module):
     """The shape and the scales of a layer's weight that is stored in 4 bits (bitsandbytes' ``QuantState``).
 
@@ -291,6 +290,7 @@ def four_bits(layer: torch.nn.Module):
     return state
 
 
+@torch.no_grad()
 def base_weight(layer: torch.nn.Module) -> torch.Tensor:
     """The frozen weight below an adapter: n_out × n_in, float32, unpacked where it is stored in 4 bits."""
     from bitsandbytes.functional import dequantize_4bit

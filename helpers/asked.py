@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from helpers import adapting, checkpoints, data, models, runs, workspace
 from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
-from helpers.progress import FROM_THE_ADAPTER_ON, LivePlot
+from helpers.progress import FROM_THE_ADAPTER_ON
 
 # What decides about the result, and is the same in every run of the course.
 FIXED = (
@@ -105,7 +105,10 @@ def _wrong(
     if more := adapting.trains_more(trainer.model):
         wrong.append(f"it would train {len(more)} weights of the base model too, such as {more[0]}")
     wrong += [f"{name} is {a} instead of {b}" for name, (a, b) in chosen.items() if a != b]
-    if getattr(trainer, "prepared_rows", None) != rows.to_list():
+    prepared = getattr(trainer, "prepared_rows", None)
+    if prepared is None:
+        wrong.append("training.prepare(trainer, rows) was not called with its rows")
+    elif prepared != rows.to_list():
         wrong.append("its rows are not those of these conversations")
     elif trainer.train_dataset is not trainer.prepared_dataset:
         wrong.append("its train_dataset was replaced after training.prepare")
@@ -118,8 +121,6 @@ def _wrong(
     name = re.escape(runs.name_of(choice))
     if re.match(r"r\d+-alpha", folder.name) and not re.fullmatch(rf"{name}(-\d+)?", folder.name):
         wrong.append(f"its folder is {folder.name}")
-    if not any(isinstance(one, LivePlot) for one in trainer.callback_handler.callbacks):
-        wrong.append("training.prepare was not called")
     return wrong
 
 
@@ -145,12 +146,16 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
         name for name in runs.BASE if before and before.get(name, record[name]) != record[name]
     ]
     if changed and before.get("status") == "started":
+        began = {
+            "load_in_4bit": f"load_in_4bit={before.get('load_in_4bit')}",
+            "chat_template": "the template that it began with",
+        }
         raise CourseError(
             f"The run in {folder.name} began with another {' and another '.join(changed)}.",
             "It would go on with a model that answers otherwise, or reads questions in another form, and its record "
             "would not say so.",
-            "Load the model as before (models.load without those arguments), or move that folder away, and run the cells "
-            "from the one with models.load on.",
+            f"Load the model with {' and '.join(began[name] for name in changed)}, or move that folder away; then run "
+            "the cells from the one with models.load on.",
         )
     wanted = {name: record[name] for name in ("model", "choice", "ids", "data")}
     if before and not runs.is_same(before, wanted):

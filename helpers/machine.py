@@ -75,7 +75,8 @@ def cards() -> list[Card] | None:
         if answer.returncode == 0:
             lines = [line.split(",") for line in answer.stdout.strip().splitlines()]
             # "No devices were found" is no GPU.
-            return [Card(*[value.strip() for value in line][:6]) for line in lines if len(line) > 2]
+            found = [Card(*[part.strip() for part in line][:6]) for line in lines if len(line) > 2]
+            return [one._replace(index=one.index or str(n)) for n, one in enumerate(found)]
     return None if glob.glob(DEVICES) else []
 
 

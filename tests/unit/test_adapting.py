@@ -235,7 +235,7 @@ def test_rows_that_were_replaced_or_never_named_are_refused(built, rows):
     trainer.train_dataset = kept.select(range(5))
     assert "its train_dataset was replaced" in refusal(trainer, FIRST, rows)
     trainer.train_dataset = kept
-    assert "its rows are not those" in refusal(training.prepare(trainer), FIRST, rows)
+    assert "was not called with its rows" in refusal(training.prepare(trainer), FIRST, rows)
 
 
 def test_another_end_token_is_refused_also_after_it_changed_the_tokenizer(built, rows, workspace):
@@ -311,7 +311,7 @@ def test_a_trainer_that_was_not_prepared_is_refused(built, rows):
         train_dataset=data.to_prompt_completion(rows),
         args=trainer.args,
     )
-    assert "training.prepare was not called" in refusal(raw, FIRST, rows)
+    assert "training.prepare(trainer, rows) was not called" in refusal(raw, FIRST, rows)
 
 
 def test_a_run_is_not_filed_under_another_choice_s_name(built, rows, workspace):

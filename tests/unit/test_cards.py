@@ -120,7 +120,7 @@ def test_a_driver_that_fails_is_no_missing_gpu(tmp_path, monkeypatch):
     assert answers("echo 'No devices were found'") == []
     # An old driver that knows fewer fields.
     old = 'case "$1" in *compute_cap*) exit 2;; esac; echo "Tesla T4, 15079 MiB, 410.79"'
-    assert answers(old) == [machine.Card("Tesla T4", "15079 MiB", "410.79")]
+    assert answers(old) == [machine.Card("Tesla T4", "15079 MiB", "410.79", index="0")]
 
 
 def test_one_that_is_too_old_is_not_said_to_be_hidden_by_the_student(tmp_path, monkeypatch):
