@@ -34,6 +34,7 @@ READING = re.compile(r"\breading about \d+ minutes?")
 ESTIMATE = re.compile(
     r"\babout \d+ minutes (on a T4|in Colab)([^()]*)\((?:an estimate|the median of \d+ users)"
 )
+T4 = "Tesla T4"
 # So many users' reports (tools/reports.py) are needed before a notebook's time in Colab is no estimate any more.
 ENOUGH = 3
 TABLE_ROW = r"(?m)^(\| `{name}` .*\|)[^|\n]*\|[^|\n]*\|$"
@@ -151,7 +152,7 @@ def in_colab(content: dict, name: str) -> tuple[int, int]:
     reports = [
         one["minutes_since_set_up"]
         for one in content.get("reported_by_users", [])
-        if one["gpu"] == "Tesla T4"
+        if one["gpu"] == T4
         and one["model"] == "llama-2-7b"
         and one["without_a_pause"]
         and one["minutes_since_set_up"]

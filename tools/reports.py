@@ -18,7 +18,6 @@ import record
 
 from helpers import lora, memory, presets, report
 
-T4 = "Tesla T4"
 # What each field is. Nothing else may stand in a line.
 WHOLE = ("r", "modules", "rows_at_once", "longest_row", "trained", "tokens")
 NUMBERS = ("minutes", "tokens_per_second")
@@ -74,12 +73,15 @@ def _contradiction(found: dict) -> str | None:
     if not all(_positive(found[name]) for name in GIBS):
         return "no memory was measured: this was no GPU"
     weights = memory.weight_gib(found["model"])
-    if not 0.9 * weights <= found["peak_gib"] <= presets.OLDER_T4_MEMORY_GIB and found["gpu"] == T4:
+    if (
+        not 0.9 * weights <= found["peak_gib"] <= presets.OLDER_T4_MEMORY_GIB
+        and found["gpu"] == record.T4
+    ):
         return f"{found['peak_gib']} GiB is less than the weights, or more than a T4 has"
     if not 0.5 <= found["predicted_gib"] / found["peak_gib"] <= 2:
         return f"{found['predicted_gib']} GiB is no prediction of the planner's for it"
     fewest = memory.minutes_on_t4(found["model"], found["tokens"])[0]
-    if found["gpu"] == T4 and found["minutes"] < fewest / FASTEST:
+    if found["gpu"] == record.T4 and found["minutes"] < fewest / FASTEST:
         return f"{found['minutes']} minutes is faster than a T4 can be"
     return None
 

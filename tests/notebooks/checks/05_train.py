@@ -164,10 +164,4 @@ def adapter_size():
 
 
 def how_it_ran():
-    import json
-
-    mark, _, content = report.line(run, "05").partition(" ")
-    found = json.loads(content)
-    assert (mark, found["notebook"], found["r"]) == (report.MARK, "05", choice.r)
-    assert found["tokens"] == run.record["tokens"]
-    assert found["minutes_since_set_up"] + 0.1 >= found["minutes"] > 0
+    _reported(run, "05")
