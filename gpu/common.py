@@ -1,12 +1,15 @@
 """Shared by the GPU scripts: where models and results lie, what machine this is, rows of a wanted length."""
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import queue
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +129,32 @@ def ask_gpu(*fields: str) -> list[str] | None:
             continue
         return said.stdout.strip().split("\n")[0].split(", ")
     return None
+
+
+def turns(jobs: int) -> queue.SimpleQueue:
+    """A GPU of this machine for each of `jobs` at once, as CUDA_VISIBLE_DEVICES names it: the jobs are spread over all."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    gpus = [name.strip() for name in named if name.strip()]
+    if not gpus:
+        try:
+            said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
+            gpus = [str(n) for n, _ in enumerate(re.findall("^GPU ", said.stdout, re.MULTILINE))]
+        except (OSError, subprocess.CalledProcessError):
+            gpus = ["0"]
+    free = queue.SimpleQueue()
+    for number in range(jobs):
+        free.put(gpus[number % len(gpus)])
+    return free
+
+
+@contextlib.contextmanager
+def own_gpu(free: queue.SimpleQueue):
+    """The environment of a process that sees one GPU of `turns`, which is free again afterwards."""
+    gpu = free.get()
+    try:
+        yield os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
+    finally:
+        free.put(gpu)
 
 
 def machine() -> dict:

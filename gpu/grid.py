@@ -3,13 +3,14 @@
 `COURSE_T4=1 python gpu/grid.py [--jobs N]`: for each set-up two real training steps, and the peak of
 `torch.cuda.max_memory_reserved()`. A set-up that does not fit is recorded as such. Each adapter has a process
 of its own: Unsloth keeps buffers between trainings, which would count for the next one. The first runs alone:
-the CUDA context is what the driver counts beyond PyTorch's own memory, at its end; the others run N at once.
-A grid that was cut off goes on where it stopped.
+the CUDA context is what the driver counts beyond PyTorch's own memory, at its end; the others run N at once, spread over
+the machine's GPUs. A grid that was cut off goes on where it stopped.
 """
 
 import argparse
 import gc
 import json
+import queue
 import subprocess
 import sys
 import tempfile
@@ -144,7 +145,7 @@ def one_case(number: int) -> None:
     common.save(f"grid-{number}", {"case": repr(case), "points": points} | context)
 
 
-def run_case(number: int) -> dict:
+def run_case(number: int, free: queue.SimpleQueue) -> dict:
     """One adapter in a process of its own, unless these helpers were measured with it before."""
     part = common.RESULTS / f"grid-{number}.json"
     if part.exists():
@@ -153,7 +154,9 @@ def run_case(number: int) -> dict:
         if same and found.get("run", {}).get("helpers") == common.helpers_hash():
             return found
         part.unlink()
-    done = subprocess.run([sys.executable, __file__, "--case", str(number)], check=False)
+    with common.own_gpu(free) as environment:
+        command = [sys.executable, __file__, "--case", str(number)]
+        done = subprocess.run(command, env=environment, check=False)
     if part.exists():
         return json.loads(part.read_text(encoding="utf-8"))
     folder, r = CASES[number][:2]
@@ -169,9 +172,10 @@ def main() -> None:
         one_case(asked.case)
         return
     common.need_t4_mode()
-    contents = [run_case(0)]
+    free = common.turns(asked.jobs)
+    contents = [run_case(0, free)]
     with ThreadPoolExecutor(asked.jobs) as pool:
-        contents += pool.map(run_case, range(1, len(CASES)))
+        contents += pool.map(lambda number: run_case(number, free), range(1, len(CASES)))
     failed = [found["failed"] for found in contents if "failed" in found]
     points = [point for found in contents for point in found["points"]]
     names = ("context_gib", "context_reason")

@@ -10,7 +10,7 @@ not run this time. Minutes are of this machine, and of `at_once` notebooks at on
 import argparse
 import contextlib
 import json
-import os
+import queue
 import subprocess
 import sys
 import tempfile
@@ -85,16 +85,19 @@ def run(path: Path, timeout: int) -> dict:
     return found
 
 
-def run_apart(path: Path, timeout: int, jobs: int, kept: Path | None = None) -> dict:
+def run_apart(
+    path: Path, timeout: int, jobs: int, free: queue.SimpleQueue, kept: Path | None = None
+) -> dict:
     """`run` in a process and a workspace of its own, or one that is kept; a verdict also where that process ends early."""
     found = {"notebook": path.stem, "code": common.code_hash(path)}
     found |= common.provenance() | {"at_once": jobs}
     # A kernel that is just being ended may still write.
     new = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    with contextlib.nullcontext(str(kept / path.stem)) if kept else new as workspace:
+    place = contextlib.nullcontext(str(kept / path.stem)) if kept else new
+    with place as workspace, common.own_gpu(free) as environment:
         done = subprocess.run(
             [sys.executable, __file__, "--one", str(path), "--cell-timeout", str(timeout)],
-            env=os.environ | {"COURSE_WORKSPACE": workspace},
+            env=environment | {"COURSE_WORKSPACE": workspace},
             capture_output=True,
             text=True,
             check=False,
@@ -131,9 +134,11 @@ def main() -> None:
         paths.sort(key=lambda path: [*LONGEST, path.name[:2]].index(path.name[:2]))
     file, found = common.RESULTS / "notebooks.json", []
     before = json.loads(file.read_text(encoding="utf-8"))["notebooks"] if file.exists() else []
+    free = common.turns(jobs)
     with ThreadPoolExecutor(jobs) as pool:
         for done in as_completed(
-            pool.submit(run_apart, path, timeout, jobs, arguments.workspaces) for path in paths
+            pool.submit(run_apart, path, timeout, jobs, free, arguments.workspaces)
+            for path in paths
         ):
             found = common.merge(found, [done.result()])
             print(json.dumps(done.result()), flush=True)

@@ -194,28 +194,47 @@ def test_the_helpers_hash_sees_code_and_nothing_else(tmp_path, monkeypatch):
 def test_a_grid_goes_on_only_with_points_of_the_same_helpers_and_set_ups(tmp_path, monkeypatch):
     import grid
 
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-7")
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     case = {"case": repr(grid.CASES[1])}
     common.save("grid-1", case | {"points": ["measured"]})
     started = []
 
-    def start(command, check):
-        started.append(command[-1])
+    def start(command, env, check):
+        started.append((command[-1], env["CUDA_VISIBLE_DEVICES"]))
         return SimpleNamespace(returncode=-9)
 
     monkeypatch.setattr(grid.subprocess, "run", start)
     # nvidia-smi is asked by common, with the same function.
     monkeypatch.setattr(common, "ask_gpu", lambda *fields: None)
-    assert grid.run_case(1)["points"] == ["measured"] and not started
+    free = common.turns(2)
+    assert grid.run_case(1, free)["points"] == ["measured"] and not started
     now = {"run": {"helpers": common.helpers_hash()}}
     other = {"case": repr(grid.CASES[2])}
     for old in (case | {"run": {"helpers": "older"}}, case, now, now | other):
         part = tmp_path / "grid-1.json"
         part.write_text(json.dumps({"points": ["old"]} | old), encoding="utf-8")
-        found = grid.run_case(1)
+        found = grid.run_case(1, free)
         assert found["points"] == [] and not part.exists()
         assert found["failed"] == ["llama-2-7b-bnb-4bit", 4, "its process ended with -9"]
-    assert started == ["1"] * 4
+    assert started == [("1", "5"), ("1", "GPU-7")] * 2
+
+
+def test_jobs_at_once_are_spread_over_the_gpus(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\necho 'GPU 0: H100 (UUID: GPU-1)'\necho 'GPU 1: H100 (UUID: GPU-2)'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    free = common.turns(3)
+    with common.own_gpu(free) as first, common.own_gpu(free) as second:
+        taken = [one["CUDA_VISIBLE_DEVICES"] for one in (first, second)]
+        assert taken == ["0", "1"] and free.get() == "0" and free.empty()
+    assert {free.get(), free.get()} == {"0", "1"}
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert common.turns(1).get() == "0"
 
 
 def test_a_half_saved_model_does_not_have_the_models_name(tmp_path):
@@ -282,7 +301,7 @@ def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, tmp_path, monk
     monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
     cell = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos._exit(1)"
     path = notebook(tmp_path, cell)
-    found = runner.run_apart(path, 60, 3)
+    found = runner.run_apart(path, 60, 3, common.turns(1))
     assert not found["passed"] and found["error"].startswith("its process ended with -9")
     assert found["notebook"] == "99_trial" and found["at_once"] == 3
     assert found["code"] == common.code_hash(path) and found["helpers"] == HELPERS
@@ -292,9 +311,9 @@ def test_a_workspace_that_is_kept_is_found_again(runner, tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
     place = "import os, pathlib\nhere = pathlib.Path(os.environ['COURSE_WORKSPACE'])\n"
     first = notebook(tmp_path, place + "here.mkdir(parents=True)\n(here / 'run').touch()")
-    assert runner.run_apart(first, 60, 1, tmp_path / "kept")["passed"]
+    assert runner.run_apart(first, 60, 1, common.turns(1), tmp_path / "kept")["passed"]
     again = notebook(tmp_path, place + "assert (here / 'run').exists()")
-    assert runner.run_apart(again, 60, 1, tmp_path / "kept")["passed"]
+    assert runner.run_apart(again, 60, 1, common.turns(1), tmp_path / "kept")["passed"]
 
 
 @pytest.mark.parametrize("jobs", [1, 4])
@@ -303,7 +322,7 @@ def test_the_longest_notebooks_start_first_and_others_verdicts_stay(
 ):
     started = []
 
-    def run_apart(path, timeout, at_once, kept):
+    def run_apart(path, timeout, at_once, free, kept):
         assert (timeout, at_once) == (3600, jobs)
         started.append(path.name[:2])
         return verdict(path.stem, passed=path.name[:2] != "06")
