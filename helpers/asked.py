@@ -107,7 +107,7 @@ def _wrong(
     wrong += [f"{name} is {a} instead of {b}" for name, (a, b) in chosen.items() if a != b]
     prepared = getattr(trainer, "prepared_rows", None)
     if prepared is None:
-        wrong.append("training.prepare(trainer, rows) was not called with its rows")
+        wrong.append("training.prepare(trainer, rows) was not called with its rows, or did not end")
     elif prepared != rows.to_list():
         wrong.append("its rows are not those of these conversations")
     elif trainer.train_dataset is not trainer.prepared_dataset:
@@ -208,8 +208,9 @@ def check_model(model, run: runs.Run) -> None:
         run: what `training.train` or `earlier.finished_run` returned.
     """
     if not adapting.holds(model, run.folder):
+        check_saved(run.folder, run.record)
         raise CourseError(
             f"The model in this session does not hold the adapter of the run {run.folder.name}.",
-            "The model or its adapter was made anew since, another run is the latest by now, or the folder was deleted.",
+            "The model or its adapter was made anew since, or another run is the latest by now.",
             "Run the cells again in their order, from the one with models.load on.",
         )

@@ -119,10 +119,10 @@ def prepare(trainer: SFTTrainer, rows: "Dataset | None" = None) -> SFTTrainer:
     """
     trainer.prepared_rows = None
     if rows is not None:
-        trainer.prepared_rows = rows.to_list()
         trainer.train_dataset = tokens.keep_marks_as_text(
             trainer.train_dataset, rows, trainer.processing_class
         )
+        trainer.prepared_rows = rows.to_list()
     trainer.prepared_dataset = trainer.train_dataset
     at_once = trainer.args.per_device_train_batch_size * max(
         map(len, trainer.train_dataset["input_ids"])

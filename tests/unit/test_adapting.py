@@ -236,6 +236,9 @@ def test_rows_that_were_replaced_or_never_named_are_refused(built, rows):
     assert "its train_dataset was replaced" in refusal(trainer, FIRST, rows)
     trainer.train_dataset = kept
     assert "was not called with its rows" in refusal(training.prepare(trainer), FIRST, rows)
+    with pytest.raises(CourseError):
+        training.prepare(trainer, data.to_prompt_completion(rows.select([0])))
+    assert "was not called with its rows" in refusal(trainer, FIRST, rows)
 
 
 def test_another_end_token_is_refused_also_after_it_changed_the_tokenizer(built, rows, workspace):
@@ -392,6 +395,13 @@ def test_answers_are_only_given_by_a_model_that_holds_the_run_s_adapter(trained,
     for model in (base, adapting.add_adapter(base, tiny_run.CHOICE)):
         with pytest.raises(CourseError, match=f"adapter of the run {trained.run.folder.name}"):
             asked.check_model(model, trained.run)
+
+
+def test_a_run_whose_adapter_was_cut_is_named_as_that_and_not_as_another(trained, tmp_path):
+    run = runs.Run(shutil.copytree(trained.run.folder, tmp_path / "run"), trained.run.record)
+    (run.folder / WEIGHTS).write_bytes((run.folder / WEIGHTS).read_bytes()[:1000])
+    with pytest.raises(CourseError, match=f"{WEIGHTS} in .* is cut off or changed"):
+        asked.check_model(trained.model, run)
 
 
 def test_an_adapter_that_lacks_a_matrix_or_whose_template_is_cut_is_not_loaded(trained, tmp_path):
