@@ -52,9 +52,10 @@ class Recorder:
 
 def workload(recorder: Recorder, failures: list[str]) -> dict:
     """Train and ask a model in every way the course does; seconds of each stage."""
+    from helpers import adapting, answering, data, evaluation, models, presets, training  # isort: skip
     import torch
+    from unsloth import FastLanguageModel
 
-    from helpers import adapting, answering, data, evaluation, models, presets, training
     from helpers.choice import Choice
 
     model, tokenizer = models.load(MODEL)
@@ -68,7 +69,7 @@ def workload(recorder: Recorder, failures: list[str]) -> dict:
             config = training.build_config(Choice(), len(rows), 2, Path(folder))
             config.max_steps, config.save_strategy, config.logging_strategy = 2, "no", "no"
             config.padding_free = padding_free
-            training.FastLanguageModel.for_training(model)
+            FastLanguageModel.for_training(model)
             trainer = training.SFTTrainer(
                 model=model, processing_class=tokenizer, train_dataset=rows, args=config
             )

@@ -1,5 +1,7 @@
 """The GPU harness as far as a processor can run it: what it writes, puts together, unpacks and packs."""
 
+import ast
+import importlib
 import importlib.util
 import json
 import os
@@ -774,3 +776,18 @@ def test_packing_refuses_to_leave_out_what_the_lock_does_not_have(checkout):
     done = checkout.sh("pack.sh")
     assert done.returncode == 1
     assert "playwright is not in requirements/requirements-local.txt" in done.stderr
+
+
+@pytest.mark.parametrize("script", sorted(GPU.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_script_takes_from_the_helpers_is_there(script):
+    tree, taken = ast.parse(script.read_text(encoding="utf-8")), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "helpers":
+            for alias in node.names:
+                module = importlib.import_module(node.module)
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                taken[alias.asname or alias.name] = getattr(module, alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in taken:
+            assert hasattr(taken[node.value.id], node.attr), ast.unparse(node)
