@@ -9,7 +9,6 @@ import os
 import platform
 import queue
 import random
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ sys.path.insert(0, str(KIT))
 MODELS = Path(os.environ.get("MODELS", "/tmp/lora-course/models"))
 RESULTS = Path(os.environ.get("RESULTS", KIT / "build" / "gpu" / "results"))
 GIB = 2**30
-from helpers import presets  # isort: skip
+from helpers import machine as machine_facts, presets  # isort: skip
 
 # What PyTorch may take in T4 mode: the driver counts the CUDA context to the 14.563 GiB too.
 LIMIT_GIB = round(presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB, 3)
@@ -135,12 +134,7 @@ def turns(jobs: int) -> queue.SimpleQueue:
     """A GPU of this machine for each of `jobs` at once, as CUDA_VISIBLE_DEVICES names it: the jobs are spread over all."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     gpus = [name.strip() for name in named if name.strip()]
-    if not gpus:
-        try:
-            said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
-            gpus = [str(n) for n, _ in enumerate(re.findall("^GPU ", said.stdout, re.MULTILINE))]
-        except (OSError, subprocess.CalledProcessError):
-            gpus = ["0"]
+    gpus = gpus or [card.index for card in machine_facts.cards() or []] or ["0"]
     free = queue.SimpleQueue()
     for number in range(jobs):
         free.put(gpus[number % len(gpus)])

@@ -226,7 +226,7 @@ def test_jobs_at_once_are_spread_over_the_gpus(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     program = tmp_path / "nvidia-smi"
     program.write_text(
-        "#!/bin/sh\necho 'GPU 0: H100 (UUID: GPU-1)'\necho 'GPU 1: H100 (UUID: GPU-2)'\n"
+        '#!/bin/sh\nfor n in 0 1; do echo "H100, 81559 MiB, 570.1, 9.0, 0 MiB, $n"; done\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
