@@ -50,7 +50,14 @@ GRID = [
     (THREE, 1, SEVEN, [(4, 512)]),
     (THREE, 16, SEVEN, [(1, 512), (2, 2048), (8, 1000), (2, 4096)]),
     (THREE, 128, SEVEN, [(1, 1000), (2, 2048)]),
+    (THREE, 256, SEVEN, [(1, 512), (2, 1500)]),
     ("llama-2-7b", 16, SEVEN, [(1, 512), (2, 2048)]),
+    # Within 1 GiB of the limit.
+    (LLAMA, 16, SEVEN, [(13, 4096)]),
+    (LLAMA, 128, SEVEN, [(10, 4096)]),
+    (LLAMA, 256, SEVEN, [(12, 1700)]),
+    (THREE, 64, SEVEN, [(20, 4096)]),
+    (THREE, 256, SEVEN, [(15, 4000)]),
 ]
 # The planner's constants were fitted to the set-ups above. These it has not seen.
 UNSEEN = [
@@ -61,16 +68,19 @@ UNSEEN = [
     (LLAMA, 8, ATTENTION, [(4, 800), (2, 3000)]),
     (THREE, 4, SEVEN, [(8, 256), (3, 1500)]),
     (THREE, 32, SEVEN, [(1, 4096), (6, 800)]),
-    (THREE, 256, SEVEN, [(1, 512), (2, 1500)]),
+    (LLAMA, 96, SEVEN, [(1, 640), (7, 900)]),
+    (LLAMA, 224, SEVEN, [(1, 450), (3, 900)]),
+    (THREE, 192, SEVEN, [(1, 700), (3, 1400)]),
     ("llama-2-7b", 4, SEVEN, [(1, 1000)]),
 ]
 # Within 1 GiB of the limit, where "it fits" must be true; not seen either.
 NEAR_THE_LIMIT = [
-    (LLAMA, 16, SEVEN, [(13, 4096)]),
-    (LLAMA, 128, SEVEN, [(10, 4096)]),
-    (LLAMA, 256, SEVEN, [(12, 1700)]),
-    (THREE, 64, SEVEN, [(20, 4096)]),
-    (THREE, 256, SEVEN, [(15, 4000)]),
+    (LLAMA, 48, SEVEN, [(12, 4000)]),
+    (LLAMA, 160, SEVEN, [(11, 3000)]),
+    (LLAMA, 240, SEVEN, [(8, 2900)]),
+    (THREE, 24, SEVEN, [(22, 3900)]),
+    (THREE, 192, SEVEN, [(16, 4096)]),
+    (THREE, 224, SEVEN, [(30, 2048)]),
 ]
 CASES = GRID + UNSEEN + NEAR_THE_LIMIT
 

@@ -18,8 +18,11 @@ keeps the others of an earlier run.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -215,12 +218,14 @@ def answer(model, tokenizer, kind: str | int) -> dict:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
-    started = time.perf_counter()
-    way(chosen)
+    started, said = time.perf_counter(), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        way(chosen)
     torch.cuda.synchronize()
     seconds = time.perf_counter() - started
     model.generate = generate
-    return {
+    fewer = re.findall(r"going on with (\d+) prompts at once", said.getvalue())
+    return ({"fell_to": int(fewer[-1])} if fewer else {}) | {
         "prompts": len(chosen),
         "tokens_per_second": round(len(chosen) * NEW_TOKENS / seconds, 1),
         "peak_gib": round(torch.cuda.max_memory_reserved() / common.GIB, 3),

@@ -2,8 +2,8 @@
 
 The parts are counted from the model's shape. A few numbers are not: how much of one block lives at once,
 and what the allocator adds. They were fitted to peaks of ``torch.cuda.max_memory_reserved()`` of Llama-2-7B
-and Llama-3.2-3B on a GPU limited to a T4's memory, with an older driver's 14.741 GiB (Unsloth 2026.10.9;
-gpu/results.json has them all).
+and Llama-3.2-3B on a GPU limited to a T4's memory and on a T4's code path (Unsloth 2026.10.9; gpu/results.json has
+them all).
 """
 
 import math
@@ -29,12 +29,14 @@ BYTES_PER_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # fused MLP is not used, and more of them live. Fitted, see above.
 HIDDEN, INNER, INNER_NOT_FUSED = 8, 5.25, 7
 MLP = {"gate_proj", "up_proj", "down_proj"}
-# What the allocator and small tensors add. Fitted.
-ALLOCATOR_GIB = 0.13
+# What the allocator and small tensors add, and bytes a trained parameter that it cannot use again: gaps between
+# gradients. Fitted.
+ALLOCATOR_GIB, GAPS = 0.11, 0.2
 
-# In 16 bits Unsloth moves the input embedding to the host when what it reserves for a step does not fit beside
-# weights and adapter. The reserve, in bytes: 48 a token and hidden number, 4 a logit, 16 a trained parameter, then a
-# sixteenth more and 256 MiB, for one row of the course's 2048 tokens (unsloth_zoo, estimate_training_reserve_bytes).
+# Unsloth moves the input embedding to the host when what it reserves for a step does not fit beside weights and
+# adapter: in 16 bits, and in 4 bits from about r = 190 on. The reserve, in bytes: 48 a token and hidden number, 4 a
+# logit, 16 a trained parameter, then a sixteenth more and 256 MiB, for one row of the course's 2048 tokens
+# (unsloth_zoo, estimate_training_reserve_bytes).
 RESERVED_TOKENS = 2048
 
 # Without Unsloth's fused loss the logits exist several times: 16-bit and float32 values, their softmax
@@ -131,7 +133,7 @@ def estimate(
     - activations: rows · tokens · 2 · (8·hidden + 5.25·intermediate), one block as it is recomputed (gradient
       checkpointing, Chen et al. 2016). The blocks' inputs are in host memory, and Unsloth's fused loss never holds
       all logits. 7 in place of 5.25 where its fused MLP is off. The factors are fitted, see above;
-    - overhead: 2 · 2 · the numbers of the largest projection, unpacked to 16 bits twice, and 0.13 GiB (fitted).
+    - overhead: 2 · 2 · the numbers of the largest projection, unpacked to 16 bits twice, n/5, and 0.11 GiB (fitted).
 
     With ``stack="transformers"`` the inputs of every block (2·layers·hidden a token) and the logits (17 bytes each)
     stay on the GPU; PEFT turns the unquantised weights of a 4-bit model into float32, and a 16-bit copy of the
@@ -158,11 +160,11 @@ def estimate(
         per_token += 2 * config.num_hidden_layers * config.hidden_size
         per_token += BYTES_PER_LOGIT * config.vocab_size
         weights += 3 * vocabulary if load_in_4bit else 0
-    elif not load_in_4bit and not config.tie_word_embeddings:
+    elif not config.tie_word_embeddings:
         room = T4_MEMORY_GIB - CUDA_CONTEXT_GIB - weights - 4 * trained / GIB
         reserve = RESERVED_TOKENS * (48 * config.hidden_size + 4 * config.vocab_size) + 16 * trained
         weights -= vocabulary if room < 17 / 16 * reserve / GIB + 1 / 4 else 0
-    overhead = ALLOCATOR_GIB
+    overhead = ALLOCATOR_GIB + GAPS * trained / GIB
     if load_in_4bit:
         largest = max(n_in * n_out for n_in, n_out in lora.projection_shapes(config).values())
         overhead += 2 * 2 * largest / GIB

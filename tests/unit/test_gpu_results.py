@@ -140,6 +140,25 @@ def test_the_planner_was_within_five_percent_of(point):
     assert point["predicted_gib"] == pytest.approx(point["measured_gib"], rel=0.05)
 
 
+UNSEEN = [
+    p["predicted_gib"] / p["measured_gib"] for p in RESULTS["grid"]["points"] if not p["fitted"]
+]
+
+
+def test_the_planner_was_within_three_percent_of_what_it_was_not_fitted_to_and_one_on_average():
+    assert len(UNSEEN) >= 20
+    assert max(abs(share - 1) for share in UNSEEN) <= 0.03
+    assert sum(abs(share - 1) for share in UNSEEN) / len(UNSEEN) <= 0.01
+
+
+def test_near_the_limit_the_planner_was_never_more_than_one_percent_too_low():
+    limit = T4_MEMORY_GIB - CUDA_CONTEXT_GIB
+    near = [p for p in RESULTS["grid"]["points"] if p["measured_gib"] > limit - 1]
+    assert len(near) >= 5
+    assert all(p["predicted_gib"] >= 0.99 * p["measured_gib"] for p in near)
+    assert all(p["predicted_gib"] <= limit for p in near if not p["fitted"])
+
+
 def test_the_few_numbers_in_the_readme_stand_in_the_page_of_measurements():
     readme = (KIT / "README.md").read_text(encoding="utf-8")
     lines = re.search(r"(?s)\(docs/measured\.md\):\n(.*?)\n\n", readme)[1]
