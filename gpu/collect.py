@@ -46,6 +46,8 @@ NOT_RUN = {
 # What agree.py compares.
 COMPARISONS = ("padding", "layer", "labels", "adapter")
 PLAIN = "Transformers, PEFT and TRL alone"
+# A peak so near the limit, in GiB, has filled all there is.
+AT_THE_LIMIT = 0.05
 # Of the plain stack's memory, at most: the course's promise.
 MEMORY_SHARE = 0.6
 
@@ -274,7 +276,7 @@ def here(notebook: str) -> str | None:
 def grid_rows(part: dict) -> list[tuple[str, str]]:
     said = []
     for name, fitted in (("peaks", True), ("peaks it was not fitted to", False)):
-        points = [p for p in part.get("points", []) if p.get("measured_gib")]
+        points = [p for p in part.get("points", []) if p.get("measured_gib") and not filled(p)]
         points = [p for p in points if p.get("fitted", True) == fitted]
         off = [100 * abs(p["predicted_gib"] / p["measured_gib"] - 1) for p in points]
         found = without(part)
@@ -282,7 +284,7 @@ def grid_rows(part: dict) -> list[tuple[str, str]]:
             mean = statistics.mean(off)
             found = f"{len(off)} points, off by at most {max(off):.1f} %, {mean:.1f} % on average"
         said.append((f"memory planner against measured {name}", found))
-    said += near_the_limit(part.get("points", []))
+    said += near_the_limit(part.get("points", []), part.get("within", []))
     context = part.get("context_gib")
     reason = part.get("context_reason", "no result")
     said.append(("CUDA context", f"{context:.2f} GiB" if context else f"did not run: {reason}"))
@@ -291,9 +293,17 @@ def grid_rows(part: dict) -> list[tuple[str, str]]:
     return said
 
 
-def near_the_limit(points: list[dict]) -> list[tuple[str, str]]:
+def filled(point: dict) -> bool:
+    """Whether a training took all there is: PyTorch keeps what it once got until nothing is left, so that its peak says
+    no more what was needed."""
+    return point["measured_gib"] > common.LIMIT_GIB - AT_THE_LIMIT
+
+
+def near_the_limit(points: list[dict], within: list[dict]) -> list[tuple[str, str]]:
     """How far the planner is below the truth where that decides whether a training fits."""
     measured = [p for p in points if (p.get("measured_gib") or 0) > common.LIMIT_GIB - 1]
+    full = [p for p in measured if filled(p)]
+    measured = [p for p in measured if not filled(p)]
     wrong = [
         p
         for p in points
@@ -303,6 +313,11 @@ def near_the_limit(points: list[dict]) -> list[tuple[str, str]]:
         return []
     least = min((p["predicted_gib"] / p["measured_gib"] for p in measured), default=1)
     found = f"{len(measured)} points, at most {100 * max(0, 1 - least):.1f} % below the truth"
+    if full:
+        found += f"; {len(full)} more filled all there is, and ran"
+    if within:
+        ran = sum(p["fits"] for p in within)
+        found += f"; {ran} of {len(within)} ran with no more memory than was predicted"
     if wrong:
         found += f"; {len(wrong)} more did not fit although it said so"
     return [("memory planner within 1 GiB of the limit", found)]
@@ -343,7 +358,11 @@ def speed_rows(part: dict) -> list[tuple[str, str]]:
     )
     said.append((f"{what}the homework's loop", found))
     if "at_once" in ways:
-        rates = [f"{one['rows']}: {one['tokens_per_second']:.0f}" for one in ways["at_once"]]
+        rates = [
+            f"{one['rows']}: {one['tokens_per_second']:.0f}"
+            + (f" (in parts of {one['fell_to']})" if "fell_to" in one else "")
+            for one in ways["at_once"]
+        ]
         said.append(("rows answered at once: tokens/s", ", ".join(rates)))
     return said
 

@@ -29,8 +29,13 @@ NOTEBOOKS = common.KIT / "notebooks"
 OUT = common.KIT / "build" / "course"
 # The longest first: several at once then end at about the same time.
 LONGEST = ("07", "06", "00", "05")
-WATCH = """
-import threading as _threading, time as _time, sys as _sys
+# Before the first cell: a notebook may import Unsloth before any helper.
+WATCH = f"""
+import os as _os, threading as _threading, time as _time, sys as _sys
+_sys.path.insert(0, {str(common.KIT)!r})
+from helpers import t4_mode as _t4_mode
+if _os.environ.get("COURSE_T4") == "1":
+    _t4_mode.before_unsloth()
 _peak = [0]
 def _watch():
     while True:

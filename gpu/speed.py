@@ -257,12 +257,15 @@ class Worker:
 
     def __init__(self, way: str):
         read, write = os.pipe()
+        gpu = common.turns(1).get()
         # Results have a pipe of their own: libraries print what they like.
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--serve", way, str(write)],
             stdin=subprocess.PIPE,
             pass_fds=[write],
             text=True,
+            # With several in sight, Transformers would use all of them.
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": gpu},
         )
         os.close(write)
         self.answers = os.fdopen(read)

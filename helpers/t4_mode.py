@@ -7,7 +7,7 @@ from helpers import presets
 
 
 def before_unsloth() -> None:
-    """Tell whoever asks that this GPU has a T4's compute capability: Unsloth then chooses a T4's kernels.
+    """Tell whoever asks that this GPU has a T4's compute capability and no bfloat16: Unsloth then chooses a T4's kernels.
 
     Unsloth asks while it is imported. Triton still compiles for the GPU that is there.
     """
@@ -26,6 +26,7 @@ def before_unsloth() -> None:
     # Unsloth puts a cache around this function, unless it takes it for that cache.
     capability._unsloth_per_device_cache = True
     torch.cuda.get_device_capability = capability
+    torch.cuda.is_bf16_supported = _no_bfloat16
 
     # Not before a kernel is compiled: asking begins to use the GPU, and Unsloth first chooses how memory is given out.
     def target(driver) -> GPUTarget:
@@ -51,6 +52,10 @@ def after_unsloth() -> None:
     limit = presets.T4_MEMORY_GIB - presets.CUDA_CONTEXT_GIB
     torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
     # A T4 has neither bf16 nor the kernels that need compute capability 8.
-    torch.cuda.is_bf16_supported = lambda *args, **kwargs: False
+    torch.cuda.is_bf16_supported = _no_bfloat16
     torch.backends.cuda.enable_flash_sdp(False)
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def _no_bfloat16(*args, **kwargs) -> bool:
+    return False

@@ -68,12 +68,14 @@ def test_the_grid_is_wide():
     assert RESULTS["grid"]["context_gib"] <= CUDA_CONTEXT_GIB + 0.01
 
 
-def test_peaks_that_nothing_was_fitted_to_are_predicted_within_three_percent_on_average():
-    unseen = [point for point in GRID if point["fitted"] is False]
+def test_peaks_that_nothing_was_fitted_to_are_predicted_within_three_percent_and_one_on_average():
+    # At the limit a peak says no more what was needed.
+    limit = T4_MEMORY_GIB - CUDA_CONTEXT_GIB - 0.05
+    unseen = [p for p in GRID if p["fitted"] is False and p["measured_gib"] < limit]
     off = [abs(common.predicted_gib(point) / point["measured_gib"] - 1) for point in unseen]
-    assert len(unseen) >= 20 and max(off) <= 0.05 and sum(off) / len(off) <= 0.03
+    assert len(unseen) >= 20 and max(off) <= 0.03 and sum(off) / len(off) <= 0.01
     assert {point["model"] for point in unseen} > {"llama-2-7b", "llama-3.2-3b-bnb-4bit"}
-    for field, least, most in (("r", 2, 256), ("rows", 1, 8), ("tokens", 256, 4096)):
+    for field, least, most in (("r", 2, 240), ("rows", 1, 8), ("tokens", 256, 4096)):
         values = [point[field] for point in unseen]
         assert min(values) <= least and max(values) >= most
 
