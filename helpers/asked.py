@@ -145,7 +145,15 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
     changed = [
         name for name in runs.BASE if before and before.get(name, record[name]) != record[name]
     ]
-    if changed and before.get("status") == "started":
+    if "number_format" in changed and before.get("status") in runs.UNFINISHED:
+        raise CourseError(
+            f"The run in {folder.name} began in {before['number_format']}, and this machine trains in "
+            f"{record['number_format']}.",
+            "Each is rounded in another way: half of one and half of the other would be a run that nobody can repeat.",
+            f"Go on with it on a machine of the first kind ({_named(before)}), or move that folder away to train anew; "
+            "then run the cells from the one with models.load on.",
+        )
+    if changed and before.get("status") in runs.UNFINISHED:
         began = {
             "load_in_4bit": f"load_in_4bit={before.get('load_in_4bit')}",
             "chat_template": "the template that it began with",
@@ -164,6 +172,12 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
             "Its run.json names another model, choice or other conversations.",
             "Run the cells again from the one with runs.folder_for on: it gives this run a folder of its own.",
         )
+
+
+def _named(record: dict) -> str:
+    """The GPU or the processor that a record names."""
+    machine = record.get("machine") or {}
+    return machine.get("gpu") or machine.get("cpu") or "as before"
 
 
 def check_saved(folder: Path, record: dict, anew: str = FROM_THE_ADAPTER_ON) -> None:

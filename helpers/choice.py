@@ -9,9 +9,15 @@ from helpers.errors import CourseError, check_positive, check_share, check_whole
 from helpers.presets import PROJECTIONS
 
 # The least that makes sense of each whole number.
-WHOLE = {"r": 1, "max_length": 8, "rows_per_update": 1, "per_device_train_batch_size": 1}
-# What need not be chosen: it follows from the machine or the model.
-DERIVED = ("per_device_train_batch_size", "learning_rate")
+WHOLE = {
+    "r": 1,
+    "max_length": 8,
+    "rows_per_update": 1,
+    "per_device_train_batch_size": 1,
+    "patience": 1,
+}
+# What need not be chosen: it follows from the machine or the model, or there is none.
+MAY_BE_NONE = ("per_device_train_batch_size", "learning_rate", "patience")
 ANEW = "Save a choice in notebook 03 again, or delete the file to get the homework's settings."
 
 
@@ -19,9 +25,10 @@ ANEW = "Save a choice in notebook 03 again, or delete the file to get the homewo
 class Choice:
     """What a student chose to train with; the defaults are the homework's.
 
-    The first five fields are arguments of ``get_peft_model``, the others, but for one, of ``SFTConfig``.
-    ``rows_per_update`` is the one: rows between two updates of the adapter. How many of them go through the machine at
+    The first five fields are arguments of ``get_peft_model``, the others, but for two, of ``SFTConfig``.
+    ``rows_per_update`` is one: rows between two updates of the adapter. How many of them go through the machine at
     once (``per_device_train_batch_size``) changes time and memory, not the result, and is derived when ``None``.
+    ``patience`` is the other: after so many looks at the held-out loss without a lower one, training ends early.
     """
 
     r: int = 16
@@ -35,6 +42,8 @@ class Choice:
     num_train_epochs: float = 2
     # ``None``: the model's own, see `presets.MODELS`.
     learning_rate: float | None = None
+    # ``None``: training never ends early.
+    patience: int | None = None
 
     def __post_init__(self):
         for name, least in WHOLE.items():
@@ -64,7 +73,7 @@ class Choice:
         need_switch(self.use_rslora, "use_rslora")
 
     def _left_out(self, name: str) -> bool:
-        return name in DERIVED and getattr(self, name) is None
+        return name in MAY_BE_NONE and getattr(self, name) is None
 
     def _set(self, name: str, value: object) -> None:
         """As Python's own kind of number, so that a choice made with NumPy can be saved as JSON."""
