@@ -45,7 +45,8 @@ def write_whole_checkpoints(
     trainer: "SFTTrainer", folder: Path, record: dict, clock: progress.Clock, choice: Choice
 ) -> None:
     """From now on this trainer's checkpoints are whole or not there, and say what they belong to."""
-    whose = {name: record.get(name) for name in ("model", "choice", "data", *runs.BASE, "versions")}
+    names = ("model", "choice", "data", "heldout", *runs.BASE, "versions")
+    whose = {name: record.get(name) for name in names}
     # A later training of this trainer puts its own in place.
     trainer._save_checkpoint = functools.partial(_save, trainer, folder, whose, clock, choice)
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import assistant, conversation, dataset, refusal, user
 
-from helpers import data, labels, models, small_model, training
-from helpers.labels import LabelView, Pieces, Row
+from helpers import data, labels, models, small_model, token_rows, training
+from helpers.faults import Pieces, Row
+from helpers.labels import LabelView
 
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling  # isort: skip
 from trl import SFTConfig, SFTTrainer  # isort: skip  (Unsloth before them)
@@ -72,7 +73,7 @@ def trainer_of(rows: Dataset, tokenizer, folder: Path, **settings) -> SFTTrainer
     settings = {"per_device_train_batch_size": 2, "report_to": "none"} | settings
     config = SFTConfig(output_dir=str(folder), bf16=False, disable_tqdm=True, **settings)
     return SFTTrainer(
-        model=labels.stand_in(tokenizer, 512),
+        model=token_rows.stand_in(tokenizer, 512),
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,
@@ -134,14 +135,14 @@ def test_looking_changes_neither_trainer_nor_tokenizer(built):
 def test_padding_free_batches_are_cut_into_the_same_rows(tokenizer, tmp_path):
     """As on a GPU, where TRL's collator puts the rows of a batch one behind the other."""
     pairs = data.to_prompt_completion(shortest(5))
-    padded = labels.collated(trainer_of(pairs, tokenizer, tmp_path))
+    padded = token_rows.collated(trainer_of(pairs, tokenizer, tmp_path))
     pad = tokenizer.pad_token_id
     for multiple in (None, 64):  # filled up behind the last row
         collator = TrlCollator(pad, padding_free=True, pad_to_multiple_of=multiple)
         flat = trainer_of(pairs, tokenizer, tmp_path, data_collator=collator)
         batch = collator([flat.train_dataset[i] for i in range(2)])
         assert len(batch["input_ids"]) == 1 and "attention_mask" not in batch
-        assert labels.collated(flat) == [without_padding(row) for row in padded] != padded
+        assert token_rows.collated(flat) == [without_padding(row) for row in padded] != padded
 
 
 def test_the_gpu_s_columns_give_the_same_rows(tokenizer, tmp_path, monkeypatch):
@@ -260,6 +261,10 @@ def test_another_model_s_template(tokenizer):
     row = LabelView.of(dataset(CHAT), theirs)[0]
     assert names(row) == ["another model's template", "no end token"]
     assert "<|start_header_id|>" in row.faults[0].why
+    # A mark that the template has for other cases does not stand in the row.
+    unused = copy.deepcopy(tokenizer)
+    unused.chat_template += "{% if tools %}<|python_tag|>{% endif %}"
+    assert LabelView.of(dataset(CHAT), unused).faults == {}
     # The same words in a message are no mark of the template.
     asked = dataset(conversation("q", "What is <|start_header_id|>?", "A mark of Llama 3."))
     assert LabelView.of(asked, tokenizer).faults == {}
