@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import adapting, checkpoints, data, models, runs, workspace
+from helpers import adapting, checkpoints, models, runs, stages, workspace
 from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
 from helpers.progress import FROM_THE_ADAPTER_ON
@@ -100,7 +100,7 @@ def _wrong(
     if not torch.cuda.is_available():
         chosen["max_length"] = (args.max_length, choice.max_length)
         chosen |= {name: (getattr(args, name), getattr(usual, name)) for name in ("fp16", "bf16")}
-    rows = data.to_prompt_completion(conversations)
+    rows = stages.training_rows(conversations, choice)
     wrong = adapting.differences(settings, choice)
     if more := adapting.trains_more(trainer.model):
         wrong.append(f"it would train {len(more)} weights of the base model too, such as {more[0]}")
@@ -172,6 +172,20 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
             "Its run.json names another model, choice or other conversations.",
             "Run the cells again from the one with runs.folder_for on: it gives this run a folder of its own.",
         )
+
+
+def check_finished(model, folder: Path) -> None:
+    """Say that a run is finished; CourseError unless its adapter is the model's."""
+    if not adapting.holds(model, folder):
+        raise CourseError(
+            f"The run {folder.name} is finished, and its adapter is not the one of this trainer's model.",
+            "It was finished in another notebook, or the adapter was made anew since. Nothing was overwritten.",
+            "For a new run, run the cells again from the one with runs.folder_for on.",
+        )
+    print(
+        f"The run {folder.name} is finished, and nothing was trained now. For another one change the choice, and run "
+        "the cells from the one that adds the adapter on."
+    )
 
 
 def _named(record: dict) -> str:

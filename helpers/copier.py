@@ -62,10 +62,11 @@ class Copier(TrainerCallback):
 
     def __init__(self, local: Path, home: Path):
         self.local, self.home = local, home
-        self.fault = None
+        self.fault, self.began = None, False
         self.next = time.perf_counter() + COPY_SECONDS
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.began = True
         self._try(lambda: copies.announce(self.local, self.home))
 
     def on_save(self, args, state, control, **kwargs):
@@ -81,6 +82,8 @@ class Copier(TrainerCallback):
 
     def copy_at_the_end(self) -> None:
         """Copy what is saved of a training that broke off, unless another machine goes on with it."""
+        if not self.began:
+            return
         try:
             copies.copy(self.local, self.home)
         except CourseError as error:

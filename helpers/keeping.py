@@ -26,6 +26,7 @@ from helpers import (
     progress,
     runs,
     selection,
+    stages,
     workspace,
 )
 from helpers.choice import Choice
@@ -254,6 +255,7 @@ def describe(trainer: "SFTTrainer", choice: Choice, conversations: "Dataset") ->
         "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
         "machine": _machine(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        **({"stages": stages.summary(conversations, choice)} if choice.stages else {}),
     }
 
 

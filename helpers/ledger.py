@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import claims, comparing, ledger_plots, records, runs, selection, workspace
+from helpers import claims, comparing, copies, ledger_plots, records, runs, selection, workspace
 from helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _status(folder: Path, record: dict, state: dict) -> str:
         best = records.mapping(record.get("best"))
         found += f", adapter of step {best.get('step')}" if best.get("taken") else ""
         return f"{found}, useless adapter" if record.get("fault") else found
-    if claims.holder(folder) is not None:
+    if claims.holder(copies.place(folder)) is not None:
         return "being trained"
     return f"{'stopped' if record['status'] == 'stopped' else 'interrupted'} {at}"
 
@@ -335,7 +335,7 @@ def delete(name: str | runs.Run, *, even_latest: bool = False) -> None:
             "Close that program, or delete this folder by hand.",
         ) from error
     print(f"Deleted the run {folder.name}: {mib:.1f} MiB are free again.")
-    if workspace.DRIVE.parent in folder.absolute().parents:
+    if workspace.is_on_drive(folder):
         print("On Drive they are in the trash, and count until you empty it.")
 
 
@@ -346,7 +346,8 @@ def _need_deletable(folder: Path, even_latest: bool) -> None:
             "Deleting it would delete what lies elsewhere, or only the link.",
             "Remove the link by hand.",
         )
-    if (holder := claims.holder(folder)) is not None:
+    # A run that lies on Drive is trained in a folder of this machine.
+    if (holder := claims.holder(copies.place(folder))) is not None:
         raise CourseError(
             f"The run {folder.name} is being trained now, by process {holder.get('pid')}.",
             "Its next checkpoint would have no place to go.",

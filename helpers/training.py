@@ -14,8 +14,8 @@ import torch
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from helpers import adapting, asked, checkpoints, claims, data, keeping, memory, models
-from helpers import presets, progress, runs, selection, tokens, workspace
+from helpers import adapting, asked, checkpoints, claims, copier, copies, data, keeping
+from helpers import memory, models, presets, progress, runs, selection, stages, tokens, workspace
 from helpers.choice import Choice
 from helpers.errors import CourseError
 from helpers.panel import Panel
@@ -67,7 +67,7 @@ def build_trainer(
     """
     selection.check_rows(conversations)
     longest = max(data.check_lengths(conversations, tokenizer, choice.max_length))
-    rows = data.to_prompt_completion(conversations)
+    rows = stages.training_rows(conversations, choice)
     rows_at_once = per_device_train_batch_size(model, choice, longest)
     config = build_config(choice, len(rows), rows_at_once, folder, model)
     trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=config)
@@ -155,41 +155,37 @@ def train(
             this run; the loss is no number any more; or Stop was pressed twice, and where the training can go on.
     """
     selection.check_rows(conversations)
-    folder = Path(trainer.args.output_dir).absolute()
+    home = Path(trainer.args.output_dir).absolute()
     usual = _usual(trainer, choice, conversations)
-    asked.check_trainer(trainer, choice, conversations, folder, usual)
-    keeping.check_space(trainer, folder)
+    asked.check_trainer(trainer, choice, conversations, home, usual)
     record = keeping.describe(trainer, choice, conversations)
     looking = data.heldout("looking", presets.size().looking)
     record |= {"beside": not latest, "heldout": keeping.describe_heldout(looking)}
-    with claims.claim(folder) as lost, (stop := Stop(lost)).listening():
+    with (
+        claims.claim(home) as lost,
+        (stop := Stop(lost)).listening(),
+        copier.on_this_machine(trainer, home) as folder,
+    ):
+        keeping.check_space(trainer, folder)
         before = runs.read(folder)
         asked.check_folder(folder, before, record)
         if not runs.is_finished(folder):
             selection.check_apart(conversations, looking)
             watch = [stop, Looking(looking, trainer.processing_class)]
             record = _train(trainer, folder, record, before, conversations, choice, watch)
-        elif adapting.holds(trainer.model, folder):
-            record = before
-            print(
-                f"The run {folder.name} is finished, and nothing was trained now. For another one change the "
-                "choice, and run the cells from the one that adds the adapter on."
-            )
         else:
-            raise CourseError(
-                f"The run {folder.name} is finished, and its adapter is not the one of this trainer's model.",
-                "It was finished in another notebook, or the adapter was made anew since. Nothing was "
-                "overwritten.",
-                "For a new run, run the cells again from the one with runs.folder_for on.",
-            )
-        if latest:
+            asked.check_finished(trainer.model, folder)
+            record = before
+        folder = copies.finish(folder, home)
+        trainer.model.trained_in = str(folder)
+        if latest and folder == home:
             workspace.write_json("latest_run.json", {"name": folder.name})
     return runs.Run(folder, record)
 
 
 def _usual(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> SFTConfig:
     """The settings that a trainer for this choice has; what Unsloth prints about them was printed before."""
-    count, folder = len(data.to_prompt_completion(conversations)), Path(trainer.args.output_dir)
+    count, folder = len(stages.training_rows(conversations, choice)), Path(trainer.args.output_dir)
     with contextlib.redirect_stdout(io.StringIO()):
         return build_config(choice, count, 1, folder, trainer.model)
 
@@ -267,7 +263,7 @@ def _listen(
     updates = Updates(so_far.get("updates", 0), so_far.get("skipped_updates", 0))
     clock = Clock(folder, record, so_far, updates)
     best = keeping.Best(folder, choice.patience)
-    panel = Panel(updates, keeping.predicted_gib(record, trainer.model))
+    panel = Panel(updates, keeping.predicted_gib(record, trainer.model), stages.borders(record))
     guard = Guard(trainer, folder, choice)
     for callback in (updates, clock, *watch, guard, best, panel):
         trainer.remove_callback(type(callback))

@@ -397,20 +397,16 @@ def test_a_finished_run_goes_to_drive_whole_and_leaves_no_checkpoints_anywhere(
 
 def test_copies_are_emptied_before_they_are_removed(copied, local, trained, monkeypatch):
     sizes, rmtree = [], shutil.rmtree
-    monkeypatch.setattr(
-        copies.shutil,
-        "rmtree",
-        lambda folder, **more: (
-            (
-                sizes.extend(f.stat().st_size for f in folder.rglob("*") if f.is_file()),
-                rmtree(folder, **more),
-            )
-            if folder.name in copies.SLOTS
-            else None
-        ),
-    )
+
+    def look(folder, **more):
+        if folder.name in copies.SLOTS:
+            sizes.extend(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        rmtree(folder, **more)
+
     finish_training(local, trained)
-    copies.finish(local, copied)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", look)
+        copies.finish(local, copied)
     assert len(sizes) > 20 and not any(sizes)
 
 
@@ -478,10 +474,18 @@ def test_a_training_writes_to_this_machine_and_its_trainer_is_as_before_afterwar
 
 def test_a_training_that_breaks_off_copies_what_is_saved_of_it(home, local):
     trainer = Trainer(args=SimpleNamespace(output_dir=str(home)), callbacks=[])
-    with pytest.raises(ZeroDivisionError), copier.on_this_machine(trainer, home):
-        1 / 0  # noqa: B018
+    with pytest.raises(CourseError, match="diverged"), copier.on_this_machine(trainer, home):
+        trainer.callbacks[0].on_train_begin(None, None, None)
+        raise CourseError("The training diverged.", "", "")
     assert trainer.args.output_dir == str(home) and not trainer.callbacks
     assert copies._listed(home / "kept-a")["step"] == 20
+
+
+def test_a_training_that_was_refused_before_its_first_step_copies_nothing(home, local):
+    trainer = Trainer(args=SimpleNamespace(output_dir=str(home)), callbacks=[])
+    with pytest.raises(CourseError, match="refused"), copier.on_this_machine(trainer, home):
+        raise CourseError("It was refused.", "", "")
+    assert not any(home.iterdir())
 
 
 def test_elsewhere_than_on_drive_nothing_changes(workspace):

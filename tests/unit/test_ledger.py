@@ -10,13 +10,14 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import drives
 import numpy as np
 import pytest
 import tiny_run
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from helpers import claims, ledger, records, runs, selection
+from helpers import claims, copies, ledger, records, runs, selection
 from helpers.errors import CourseError
 
 KIT = Path(__file__).parents[2]
@@ -363,21 +364,47 @@ def test_the_latest_run_goes_only_when_that_is_said(both):
     assert runs.latest().folder == older, "the newest one left"
 
 
-def test_a_run_that_another_process_trains_is_not_deleted(both):
+def claimed(folder: Path) -> subprocess.Popen:
+    """Another process that trains in a folder until it is sent a line."""
     code = f"import sys; sys.path.insert(0, {str(KIT)!r})\nfrom helpers import claims\nfrom pathlib import Path\n"
     code += (
-        f"with claims.claim(Path({str(both[0])!r})):\n    print('has it', flush=True)\n    input()"
+        f"with claims.claim(Path({str(folder)!r})):\n    print('has it', flush=True)\n    input()"
     )
-    with subprocess.Popen(
+    other = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "has it\n"
+    )
+    assert other.stdout.readline() == "has it\n"
+    return other
+
+
+def refuses_while_it_is_trained(folder: Path, place: Path) -> None:
+    change(folder, "run.json", status="started")
+    with claimed(place) as other:
+        assert ledger.table().loc[folder.name, "status"] == "being trained"
         with pytest.raises(CourseError, match=f"process {other.pid}"):
-            ledger.delete(both[0].name)
+            ledger.delete(folder.name)
         other.communicate("\n")
-    assert not (both[0] / claims.NAME).exists()
-    ledger.delete(both[0].name)
-    assert not both[0].exists()
+    assert not (place / claims.NAME).exists()
+    ledger.delete(folder.name)
+    assert not folder.exists()
+
+
+def test_a_run_that_another_process_trains_is_not_deleted(both):
+    refuses_while_it_is_trained(both[0], both[0])
+
+
+def test_a_run_on_drive_is_not_deleted_while_it_trains_on_this_machines_disk(
+    both, workspace, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("COURSE_LOCAL", str(tmp_path / "local"))
+    with drives.in_memory(monkeypatch) as drive:
+        shutil.copytree(workspace, drive / "course")
+        monkeypatch.setenv("COURSE_WORKSPACE", str(drive / "course"))
+        folder = drive / "course" / "runs" / both[0].name
+        place = copies.place(folder)
+        place.mkdir(parents=True)
+        refuses_while_it_is_trained(folder, place)
+    assert "On Drive they are in the trash" in capsys.readouterr().out
 
 
 def test_a_damaged_folder_can_be_deleted(both):

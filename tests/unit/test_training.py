@@ -451,6 +451,10 @@ def test_a_resumed_run_counts_its_minutes_and_tokens_on(interrupted, resume, tra
     assert record["tokens"] == round(whole * 20 / tiny_run.STEPS)
     runs.write(interrupted, record | {"minutes": 7.0})
     assert runs.tokens_per_minute(record["model"]) == record["tokens"] / 7
+    # Where the machine went away between the two files, the checkpoint is right.
+    note = interrupted / "checkpoint-20" / "so_far.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"minutes": 7.0}))
+    runs.write(interrupted, record | {"minutes": 99, "checkpoints": {}})
     run, _ = resume()
     assert run.record["tokens"] == whole and 7.0 <= run.record["minutes"] < 8.0
     assert runs.tokens_per_minute(record["model"]) == whole / run.record["minutes"]
