@@ -102,6 +102,9 @@ def _wrong(
         chosen |= {name: (getattr(args, name), getattr(usual, name)) for name in ("fp16", "bf16")}
     rows = stages.training_rows(conversations, choice)
     wrong = adapting.differences(settings, choice)
+    # Some versions of PyTorch say that a T4 has bfloat16, which it would only imitate, slowly.
+    if torch.cuda.is_available() and args.bf16 and torch.cuda.get_device_capability() < (8, 0):
+        wrong.append("it would train in bfloat16, which this GPU does not compute with (fp16=True)")
     if more := adapting.trains_more(trainer.model):
         wrong.append(f"it would train {len(more)} weights of the base model too, such as {more[0]}")
     wrong += [f"{name} is {a} instead of {b}" for name, (a, b) in chosen.items() if a != b]

@@ -16,7 +16,6 @@ SHAPING = {
     "model_revision": "revision of the base model",
     "number_format": "number format",
     "seed": "seed",
-    "stages": "stages",
 }
 BESIDE = {"per_device_train_batch_size": "rows at once", "machine": "machine"}
 
@@ -36,8 +35,11 @@ def settings(record: dict) -> dict[str, object]:
     """What shapes a run's result, but for its data, by words for it."""
     choice = {WORDS.get(name, name): value for name, value in record["choice"].items()}
     # None there means: follows from machine or model. The record holds what that was.
-    for derived in ("per_device_train_batch_size", "learning_rate"):
+    for derived in ("per_device_train_batch_size", "learning_rate", "stages"):
         choice.pop(derived, None)
+    if record.get("stages"):
+        parts = [f"{stage['rows']} rows × {stage['epochs']:g}" for stage in record["stages"]]
+        choice["epochs"] = ", then ".join(parts)
     used = {"model": record["model"], "learning rate": record.get("learning_rate")}
     return choice | used | _noted(record, SHAPING)
 

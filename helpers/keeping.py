@@ -75,7 +75,7 @@ def check_space(trainer: "SFTTrainer", folder: Path) -> None:
     trainable = trainer.model.get_nb_trainable_parameters()[0]
     # The checkpoints and the one being written; and in float32 the best adapter, the one being saved, and the last.
     size = (checkpoints.KEPT + 1) * 12 * trainable + 3 * 4 * trainable
-    workspace.need_space(size / memory.GIB + 0.05, f"the run in {folder.name}")
+    workspace.need_space(size / memory.GIB + 0.05, f"the run in {folder.name}", folder)
 
 
 def so_far(checkpoint: Path | None, before: dict) -> dict:

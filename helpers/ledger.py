@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import claims, comparing, copies, ledger_plots, records, runs, selection, workspace
+from helpers import claims, comparing, ledger_plots, records, runs, selection, workspace
 from helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _status(folder: Path, record: dict, state: dict) -> str:
         best = records.mapping(record.get("best"))
         found += f", adapter of step {best.get('step')}" if best.get("taken") else ""
         return f"{found}, useless adapter" if record.get("fault") else found
-    if claims.holder(copies.place(folder)) is not None:
+    if claims.holder(folder) is not None:
         return "being trained"
     return f"{'stopped' if record['status'] == 'stopped' else 'interrupted'} {at}"
 
@@ -283,12 +283,6 @@ def _need_repeatable(run: runs.Run) -> None:
             "Trained again, it would go on where it is, instead of from the first step.",
             "Finish it in notebook 05 with the same choice and conversations, then run this cell again.",
         )
-    if record.get("stages"):
-        raise CourseError(
-            f"The run {name} was trained in stages.",
-            "Its record names them, and this trains all rows together.",
-            "Train it again with stages.train, as the cell that made it.",
-        )
     if record.get("load_in_4bit") is False:
         raise CourseError(
             f"The run {name} was trained on a base model in 16 bits.",
@@ -346,8 +340,7 @@ def _need_deletable(folder: Path, even_latest: bool) -> None:
             "Deleting it would delete what lies elsewhere, or only the link.",
             "Remove the link by hand.",
         )
-    # A run that lies on Drive is trained in a folder of this machine.
-    if (holder := claims.holder(copies.place(folder))) is not None:
+    if (holder := claims.holder(folder)) is not None:
         raise CourseError(
             f"The run {folder.name} is being trained now, by process {holder.get('pid')}.",
             "Its next checkpoint would have no place to go.",

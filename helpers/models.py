@@ -171,7 +171,7 @@ def _base_model(folder: Path) -> str:
             "It was cut off or edited by hand. An adapter is of no use without its base model.",
             "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
         )
-    here = workspace.path("models", presets.EMBEDDED)
+    here = workspace.models() / presets.EMBEDDED
     if _is_hub_id(base):
         return base
     moved = Path(base).name == presets.EMBEDDED and not Path(base).is_dir()

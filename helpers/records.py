@@ -106,7 +106,10 @@ def state_in(file: Path) -> dict:
 def furthest(folder: Path) -> dict:
     """The trainer's state of a run, or of its checkpoint that came furthest: an unfinished run may have no other."""
     checkpoints = [p for p in folder.glob("checkpoint-*") if p.name[11:].isdecimal()]
-    states = [state_in(place / STATE) for place in (folder, *checkpoints)]
+    states = [
+        state_in(place / STATE)
+        for place in (folder, *checkpoints, *folder.glob("kept-?/checkpoint"))
+    ]
     return max(states, key=lambda state: state.get("global_step", -1))
 
 

@@ -227,6 +227,8 @@ def _train(
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         # It stays marked as wrapped, and would go on without mixed precision.
         trainer.model.__dict__.pop("_is_accelerate_prepared", None)
+    # Again, where somebody deleted the workspace meanwhile.
+    workspace.write_json(folder / "conversations.json", conversations.to_list())
     return _save(trainer, folder, record | clock.so_far(trainer.state), best.ended_early)
 
 

@@ -10,7 +10,7 @@ import tiny_run
 import torch
 from transformers import TrainerCallback
 
-from helpers import adapting, asked, data, keeping, presets, runs, selection, training
+from helpers import adapting, asked, data, keeping, presets, progress, runs, selection, training
 from helpers.errors import CourseError
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
@@ -192,6 +192,58 @@ def test_no_checkpoint_is_saved_whose_adapter_holds_nan_and_the_one_before_stays
     trainer.remove_callback(Spoil)
     run = training.train(trainer, tiny_run.CHOICE, rows)
     tiny_run.assert_same_adapter(run, trained.run)
+
+
+def test_what_does_not_fit_is_answered_with_the_smallest_change_that_does():
+    choice = replace(tiny_run.CHOICE, r=16, max_length=2048, rows_per_update=64)
+    said = progress._smaller(choice, "llama-2-7b", 64, [2048] * 64)
+    assert "rows at once instead of 64 (by the memory model" in said
+    # Where the memory model says that it fits, another program takes the room.
+    assert "such as 4," in progress._smaller(choice, "llama-2-7b", 8, [100] * 20)
+    assert "smaller r" in progress._smaller(choice, "llama-2-7b", 1, [100] * 20)
+
+
+def test_a_gpu_without_bfloat16_is_not_trained_in_it(workspace, monkeypatch):
+    rows = tiny_run.conversations(8)
+    _, _, trainer = tiny_run.build(rows)
+    usual = training._usual(trainer, tiny_run.CHOICE, rows)
+    monkeypatch.setattr(trainer.args, "bf16", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {}
+    for capability in ((7, 5), (8, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, c=capability: c)
+        folder = workspace / "runs" / "r4-alpha8"
+        found[capability] = asked._wrong(trainer, tiny_run.CHOICE, rows, folder, usual)
+    assert "bfloat16, which this GPU does not" in found[7, 5][0] and found[8, 0] == []
+
+
+# ------------------------------------------------------------------------------------- where it is kept
+@pytest.mark.parametrize("name", ["My Drive", "Übungen für 练习 (1)"])
+def test_a_workspace_may_have_spaces_and_any_letters_in_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("COURSE_WORKSPACE", str(tmp_path / name))
+    choice = replace(tiny_run.CHOICE, num_train_epochs=1)
+    run = tiny_run.fit(tiny_run.conversations(24), choice).run
+    assert run.folder.is_relative_to(tmp_path / name) and run.record["best"]
+    assert {path.name for path in run.folder.glob("checkpoint-*")} == {
+        "checkpoint-5",
+        "checkpoint-6",
+    }
+    assert runs.newest_checkpoint(run.folder).name == "checkpoint-6"
+
+
+def test_a_workspace_that_is_deleted_while_a_training_runs_has_the_run_at_its_end(
+    workspace, trained
+):
+    class Delete(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 7:
+                shutil.rmtree(workspace)
+
+    run = tiny_run.fit(callback=Delete()).run
+    tiny_run.assert_same_adapter(run, trained.run)
+    assert run == runs.latest() and run.record == runs.read(run.folder)
+    rows = json.loads((run.folder / "conversations.json").read_text())
+    assert rows == tiny_run.conversations().to_list()
 
 
 # ----------------------------------------------------------------------------------------- the record

@@ -43,14 +43,6 @@ def length_in_tokens():
     in_tokens.unit.value = "words"
 
 
-def measured_sets():
-    assert list(measured["sets"]) == ["simple", "advanced", "random", "random in house style"]
-    assert measured["heldout_in_house_style"] == 1
-    style = {name: one["house_style"] for name, one in measured["sets"].items()}
-    assert style["simple"] == [0] and style["advanced"] == [1]
-    assert min(style["random in house style"]) == 1
-
-
 def homework_pool():
     def answer_words(key, **order):
         return sum(map(selection.answer_words, selection.select(official, key, **order)))

@@ -158,7 +158,11 @@ def files_of_the_run():
 
 
 def cut_checkpoint():
+    import zipfile
+
     assert not half.exists() and (newest / "trainer_state.json").exists()
+    held = zipfile.ZipFile(packed).namelist()
+    assert {"run.json", "adapter_model.safetensors", "pred.json"} <= {Path(n).name for n in held}
 
 
 def how_it_ran():
