@@ -44,13 +44,13 @@ def seconds(way: str, adapted, tokenizer, conversations, choice) -> float:
         return taken[0]
     trainer.train = timed
     panel.in_notebook = lambda: True
-    looking = training.Looking
+    look = watching.Looking.look
     if way == "panel and checkpoints":
-        training.Looking = lambda rows, tokenizer: TrainerCallback()
+        watching.Looking.look = lambda self, model, state: None
     try:
         training.train(trainer, choice, conversations)
     finally:
-        training.Looking = looking
+        watching.Looking.look = look
     return taken[0]
 
 

@@ -16,6 +16,8 @@ def add_the_adapter():
     settings = model.peft_config["default"]
     assert (settings.r, settings.lora_alpha) == (choice.r, choice.lora_alpha)
     assert set(settings.target_modules) == set(choice.target_modules)
+    from helpers import lora
+
     expected = lora.adapter_parameters(model.config, choice.r, choice.target_modules)
     assert trained == expected < total
     assert not any(p.any() for name, p in model.named_parameters() if "lora_B" in name)
