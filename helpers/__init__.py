@@ -40,7 +40,7 @@ Open these when you need them.
     keeping             of a training: whole checkpoints, the best adapter, the record              –
     copies              copies of a run on Google Drive, made and brought back                      –
     copier              copies to Drive while a run trains                                          –
-    zips                a run as one zip, to take along                                             05
+    bundle              a run as one zip, to take along                                             05
     manifests           the files of a copy, with size and hash                                     –
     earlier             an earlier run, found in the workspace or else trained now                  06 07
     ledger              all runs in a table and figures; repeat or delete one                       05

@@ -111,7 +111,7 @@ def finish(local: Path, home: Path) -> Path:
     except CourseError as error:
         print(
             f"The run {home.name} stays on this machine, in {local}: {error.what} When Drive is there again, run this "
-            "cell again; or take the run with you as one file: zips.as_zip(run)."
+            "cell again; or take the run with you as one file: bundle.as_zip(run)."
         )
         return local
     if finished:

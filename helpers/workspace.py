@@ -139,7 +139,7 @@ def describe(on_drive: bool = False) -> str:
     if folder.is_relative_to("/content") and not is_on_drive(folder):
         return (
             f"Workspace: {folder}, gone with this machine. To keep your work, tick keep_my_work_on_google_drive "
-            "in this cell and run it again; or take a trained run with you as one file: zips.as_zip(run)."
+            "in this cell and run it again; or take a trained run with you as one file: bundle.as_zip(run)."
         )
     return f"Workspace: {shown(folder)}"
 

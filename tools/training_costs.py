@@ -24,9 +24,7 @@ WAYS = ("nothing", "panel and checkpoints", "held-out points too")
 
 def seconds(way: str, adapted, tokenizer, conversations, choice) -> float:
     """How long one training of an untrained adapter takes, with its pictures drawn as in a notebook."""
-    from transformers import TrainerCallback
-
-    from helpers import panel, runs, training
+    from helpers import panel, runs, training, watching
 
     folder = runs.folder_for(choice, conversations, adapted)
     trainer = training.build_trainer(adapted, tokenizer, conversations, choice, folder)

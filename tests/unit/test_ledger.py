@@ -403,7 +403,7 @@ def test_a_run_on_drive_is_not_deleted_while_it_trains_on_this_machines_disk(
         folder = drive / "course" / "runs" / both[0].name
         place = copies.place(folder)
         place.mkdir(parents=True)
-        refuses_while_it_is_trained(folder, place)
+        refuses_while_it_is_trained(folder, folder)
     assert "On Drive they are in the trash" in capsys.readouterr().out
 
 

@@ -159,7 +159,7 @@ def test_on_colab_the_description_warns_that_the_folder_goes_with_the_machine(mo
     monkeypatch.setattr(places, "root", lambda: Path("/content/lora-course-v1/workspace"))
     assert "gone with this machine" in places.describe()
     assert "keep_my_work_on_google_drive" in places.describe()
-    assert "zips.as_zip" in places.describe()
+    assert "bundle.as_zip" in places.describe()
     monkeypatch.setattr(places, "root", lambda: places.DRIVE / "lora-course")
     assert places.describe() == "Workspace: /content/drive/MyDrive/lora-course"
 

@@ -111,6 +111,9 @@ def all_runs():
     row = ledger.table().loc[run.folder.name]
     assert row["status"] == "finished" and row["steps"] == steps
     assert (row["r"], row["rows"]) == (choice.r, len(conversations))
+
+
+def curves_over_tokens():
     axes = _figure().axes[0]
     assert axes.get_xlabel() == ledger.AXES["tokens"] and len(axes.lines) >= 2
 

@@ -12,7 +12,7 @@ from full_disk import files_limited_to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers import manifests, runs, zips
+from helpers import bundle, manifests, runs
 from helpers import workspace as places
 from helpers.errors import CourseError
 
@@ -38,7 +38,7 @@ def packed(trained, tmp_path_factory):
         shutil.copytree(trained.run.folder, folder / "runs" / trained.run.folder.name)
         run = runs.Run(folder / "runs" / trained.run.folder.name, trained.run.record)
         (run.folder / "pred.json").write_text('[{"answer": "你好"}]', encoding="utf-8")
-        return zips.as_zip(run)
+        return bundle.as_zip(run)
 
 
 def rewritten(packed: Path, to: Path, change) -> Path:
@@ -53,14 +53,14 @@ def rewritten(packed: Path, to: Path, change) -> Path:
 
 def listed_too(parts: dict, name: str, content: bytes = b"x") -> dict:
     """Parts of a zip with one more, which the list names with its true hash."""
-    scratch = json.loads(parts[zips.LIST])
+    scratch = json.loads(parts[bundle.LIST])
     digest = manifests.hashlib.sha256(content).hexdigest()
     scratch["files"][name] = [len(content), digest]
-    return parts | {name: content, zips.LIST: json.dumps(scratch).encode()}
+    return parts | {name: content, bundle.LIST: json.dumps(scratch).encode()}
 
 
 def test_a_finished_run_comes_back_whole_and_is_the_latest(packed, workspace, trained, capsys):
-    run = zips.from_zip(packed)
+    run = bundle.from_zip(packed)
     assert run.folder == workspace / "runs" / trained.run.folder.name
     assert f"The run {run.folder.name} is here now." in capsys.readouterr().out
     assert runs.latest() == run and run.record == trained.run.record
@@ -74,7 +74,7 @@ def test_a_finished_run_comes_back_whole_and_is_the_latest(packed, workspace, tr
 def test_its_size_is_printed_and_no_checkpoint_of_a_finished_run_is_inside(
     workspace, trained, capsys
 ):
-    file = zips.as_zip(trained.run)
+    file = bundle.as_zip(trained.run)
     assert file == workspace / f"{trained.run.folder.name}.zip"
     assert f"{file.stat().st_size / 1e6:.1f} MB" in capsys.readouterr().out
     with zipfile.ZipFile(file) as archive:
@@ -86,9 +86,9 @@ def test_its_size_is_printed_and_no_checkpoint_of_a_finished_run_is_inside(
 def test_an_unfinished_run_takes_its_newest_checkpoint_along_to_go_on(
     interrupted, tmp_path, monkeypatch
 ):
-    file = zips.as_zip(runs.Run(interrupted, runs.read(interrupted)))
+    file = bundle.as_zip(runs.Run(interrupted, runs.read(interrupted)))
     monkeypatch.setenv("COURSE_WORKSPACE", str(tmp_path / "another machine"))
-    run = zips.from_zip(file)
+    run = bundle.from_zip(file)
     assert runs.newest_checkpoint(run.folder).name == "checkpoint-20"
     assert not (run.folder / "checkpoint-15").exists()
     assert not (run.folder / "training.lock").exists()
@@ -97,12 +97,12 @@ def test_an_unfinished_run_takes_its_newest_checkpoint_along_to_go_on(
 def test_a_run_that_is_here_already_stays_and_another_one_gets_its_own_name(
     packed, workspace, tmp_path, capsys
 ):
-    run = zips.from_zip(packed)
+    run = bundle.from_zip(packed)
     before = contents(run.folder)
-    assert zips.from_zip(packed).folder == run.folder
+    assert bundle.from_zip(packed).folder == run.folder
     assert "is here already" in capsys.readouterr().out
     runs.write(run.folder, run.record | {"data": "other rows"})
-    second = zips.from_zip(packed)
+    second = bundle.from_zip(packed)
     assert second.folder.name == f"{run.folder.name}-2" and runs.latest() == second
     runs.write(run.folder, run.record)
     assert contents(run.folder).keys() == before.keys()
@@ -126,7 +126,7 @@ def test_a_run_that_is_here_already_stays_and_another_one_gets_its_own_name(
 def test_a_zip_that_lists_a_file_elsewhere_writes_nothing(packed, workspace, tmp_path, name):
     bad = rewritten(packed, tmp_path / "bad.zip", lambda parts: listed_too(parts, name))
     outside = contents(tmp_path)
-    assert "not a whole zip of a run" in refusal(zips.from_zip, bad)
+    assert "not a whole zip of a run" in refusal(bundle.from_zip, bad)
     assert contents(tmp_path) == outside
     assert not any((workspace / "runs").iterdir())
 
@@ -135,17 +135,17 @@ def test_a_zip_that_lists_a_file_elsewhere_writes_nothing(packed, workspace, tmp
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_zip_names_nothing_is_written_outside_its_run(packed, workspace, tmp_path, name):
     with zipfile.ZipFile(packed) as archive:
-        parts = {n: archive.read(n) for n in ("run.json", "adapter_config.json", zips.LIST)}
-    listed = json.loads(parts[zips.LIST])
+        parts = {n: archive.read(n) for n in ("run.json", "adapter_config.json", bundle.LIST)}
+    listed = json.loads(parts[bundle.LIST])
     listed["files"] = {n: listed["files"][n] for n in ("run.json", "adapter_config.json")}
-    parts[zips.LIST] = json.dumps(listed).encode()
+    parts[bundle.LIST] = json.dumps(listed).encode()
     bad = tmp_path / "bad.zip"
     with zipfile.ZipFile(bad, "w") as archive:
         for one, content in listed_too(parts, name).items():
             archive.writestr(one, content)
     outside = {p for p in tmp_path.rglob("*") if not p.is_relative_to(workspace / "runs")}
     try:
-        folder = zips.from_zip(bad).folder
+        folder = bundle.from_zip(bad).folder
         assert folder.parent == workspace / "runs" and len(contents(folder)) == 3
         shutil.rmtree(folder)
     except CourseError:
@@ -158,18 +158,18 @@ def test_whatever_a_zip_names_nothing_is_written_outside_its_run(packed, workspa
 
 
 CHANGES = {
-    "no list": lambda parts: {n: c for n, c in parts.items() if n != zips.LIST},
+    "no list": lambda parts: {n: c for n, c in parts.items() if n != bundle.LIST},
     "one file more": lambda parts: parts | {"notes.txt": b"mine"},
     "one file less": lambda parts: {n: c for n, c in parts.items() if n != "tokenizer.json"},
     "another adapter": lambda parts: parts | {"adapter_model.safetensors": b"0" * 9},
     "a longer file": lambda parts: parts | {"run.json": parts["run.json"] + b" "},
-    "a list that is none": lambda parts: parts | {zips.LIST: b"[]"},
-    "a list cut off": lambda parts: parts | {zips.LIST: parts[zips.LIST][:-9]},
-    "a list in other letters": lambda parts: parts | {zips.LIST: b"\xff\xfe\x00"},
-    "a deep list": lambda parts: parts | {zips.LIST: b"[" * 100_000},
-    "an endless list": lambda parts: parts | {zips.LIST: b" " * 2**21},
+    "a list that is none": lambda parts: parts | {bundle.LIST: b"[]"},
+    "a list cut off": lambda parts: parts | {bundle.LIST: parts[bundle.LIST][:-9]},
+    "a list in other letters": lambda parts: parts | {bundle.LIST: b"\xff\xfe\x00"},
+    "a deep list": lambda parts: parts | {bundle.LIST: b"[" * 100_000},
+    "an endless list": lambda parts: parts | {bundle.LIST: b" " * 2**21},
     "a name elsewhere": lambda parts: (
-        parts | {zips.LIST: re.sub(b'"name": "[^"]*"', b'"name": "../../x"', parts[zips.LIST])}
+        parts | {bundle.LIST: re.sub(b'"name": "[^"]*"', b'"name": "../../x"', parts[bundle.LIST])}
     ),
     "a record that is none": lambda parts: listed_too(parts, "run.json", b"[]"),
     "a record without a choice": lambda parts: listed_too(parts, "run.json", b'{"model": "a"}'),
@@ -181,7 +181,7 @@ def test_what_is_not_the_zip_of_a_run_as_it_was_made_is_refused(
     packed, workspace, tmp_path, change
 ):
     bad = rewritten(packed, tmp_path / "bad.zip", CHANGES[change])
-    message = refusal(zips.from_zip, bad)
+    message = refusal(bundle.from_zip, bad)
     assert "not a whole zip of a run" in message and "Download it again" in message
     assert not any((workspace / "runs").iterdir())
     assert not (workspace / "latest_run.json").exists()
@@ -191,7 +191,7 @@ def test_what_is_not_the_zip_of_a_run_as_it_was_made_is_refused(
 def test_a_zip_that_was_cut_off_is_refused(packed, workspace, tmp_path, share):
     content = packed.read_bytes()
     (tmp_path / "cut.zip").write_bytes(content[: int(len(content) * share)])
-    assert "not a whole zip" in refusal(zips.from_zip, tmp_path / "cut.zip")
+    assert "not a whole zip" in refusal(bundle.from_zip, tmp_path / "cut.zip")
     assert not any((workspace / "runs").iterdir())
 
 
@@ -202,7 +202,7 @@ def test_a_flipped_bit_anywhere_is_found_or_harmless(packed, workspace, tmp_path
         damaged[place] ^= 16
         (tmp_path / "bit.zip").write_bytes(damaged)
         try:
-            shutil.rmtree(zips.from_zip(tmp_path / "bit.zip").folder)
+            shutil.rmtree(bundle.from_zip(tmp_path / "bit.zip").folder)
         except CourseError:
             assert not any((workspace / "runs").iterdir())
 
@@ -226,20 +226,20 @@ def test_packed_tightly_twice_listed_or_encrypted_it_is_refused(packed, workspac
             place = content.find(mark, place + 4)
     locked.write_bytes(content)
     for bad in (bomb, twice, locked):
-        assert "not a whole zip of a run" in refusal(zips.from_zip, bad)
+        assert "not a whole zip of a run" in refusal(bundle.from_zip, bad)
     assert not any((workspace / "runs").iterdir())
 
 
 def test_a_missing_zip_a_folder_and_a_gone_run_are_said(workspace, tmp_path, trained):
-    assert "could not be unpacked" in refusal(zips.from_zip, tmp_path / "none.zip")
-    assert "could not be unpacked" in refusal(zips.from_zip, tmp_path)
+    assert "could not be unpacked" in refusal(bundle.from_zip, tmp_path / "none.zip")
+    assert "could not be unpacked" in refusal(bundle.from_zip, tmp_path)
     gone = runs.Run(tmp_path / "gone", trained.run.record)
-    assert "could not be packed" in refusal(zips.as_zip, gone)
+    assert "could not be packed" in refusal(bundle.as_zip, gone)
     assert not list(workspace.glob("*.zip"))
 
 
 def test_a_full_disk_leaves_neither_half_a_zip_nor_half_a_run(packed, workspace, trained):
     with files_limited_to(3000):
-        assert "could not be packed" in refusal(zips.as_zip, trained.run)
-        assert "could not be unpacked" in refusal(zips.from_zip, packed)
+        assert "could not be packed" in refusal(bundle.as_zip, trained.run)
+        assert "could not be unpacked" in refusal(bundle.from_zip, packed)
     assert [p.name for p in places.root().rglob("*")] == ["runs"]

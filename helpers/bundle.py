@@ -52,7 +52,7 @@ def as_zip(run: runs.Run) -> Path:
         ) from error
     print(
         f"{target} ({target.stat().st_size / 1e6:.1f} MB): download it from the file list on the left. On another "
-        "machine, upload it there, and zips.from_zip with its path brings the run back."
+        "machine, upload it there, and bundle.from_zip with its path brings the run back."
     )
     return target
 
@@ -93,7 +93,7 @@ def from_zip(path: str | Path) -> runs.Run:
     except DAMAGED as error:
         raise CourseError(
             f"{path} is not a whole zip of a run: {str(error) or type(error).__name__}.",
-            "Only what zips.as_zip made is taken, unchanged: anything else could write where it should not.",
+            "Only what bundle.as_zip made is taken, unchanged: anything else could write where it should not.",
             "Download it again from the machine that made it, or give another path.",
         ) from error
     except OSError as error:
@@ -114,7 +114,7 @@ def _read_list(archive: zipfile.ZipFile) -> tuple[str, manifests.Files]:
     inside = archive.infolist()
     names = sorted(info.filename for info in inside)
     if LIST not in names or any(info.compress_type != zipfile.ZIP_STORED for info in inside):
-        raise ValueError("zips.as_zip did not make it")
+        raise ValueError("bundle.as_zip did not make it")
     if archive.getinfo(LIST).file_size > manifests.BLOCK:
         raise ValueError("its list is too long")
     listed = json.loads(archive.read(LIST))
