@@ -6,7 +6,7 @@ Read these first, from the top: each uses those above it, and the helpers below 
 
     errors              CourseError, which a student reads, and the checks of single values         04
     presets             data alone: models, sizes, the T4's limits, the homework's defaults         all
-    lora                how many numbers LoRA trains and how strongly they act, from shapes         00 02 03 05 06 07
+    lora                how many numbers LoRA trains and how strongly they act, from shapes         00 02 03 06 07
     memory              what a training takes in GiB, part by part, and in minutes                  02 03 05
     choice              what a student chose: checks, its file, the two calls that it becomes       00 03 05
     plan                what a choice costs, in words, numbers and warnings                         00 05
@@ -28,6 +28,8 @@ Open these when you need them.
     tokens              messages as token ids; marks in a message stay text                         –
     homework            the homework's data, sort keys, decoding and two files                      00 04 05 06
     selection           order conversations by a sort key; keep the chosen ones                     00 03 04 05 06 07
+    stages              a training in stages: some conversations first, others after                05
+    picks               what each sort picks from a pool: picture and numbers                       04
     carry               a choice and a selection as one line, to take them to another machine       00 03 04 05
     reading             files of several kinds as rows                                              –
     shapes              one row, in any of the shapes people keep conversations in                  –
@@ -35,16 +37,31 @@ Open these when you need them.
     adapting            add the chosen adapter to a model; say which one it holds                   00 05
     runs                folders of runs: where one goes, what it recorded                           00 05 07
     checkpoints         which checkpoint to go on from                                              –
+    keeping             of a training: whole checkpoints, the best adapter, the record              –
+    copies              copies of a run on Google Drive, made and brought back                      –
+    copier              copies to Drive while a run trains                                          –
+    bundle              a run as one zip, to take along                                             05
+    manifests           the files of a copy, with size and hash                                     –
     earlier             an earlier run, found in the workspace or else trained now                  06 07
+    ledger              all runs in a table and figures; repeat or delete one                       05
+    ledger_plots        the figures of several runs                                                 –
+    comparing           in what runs differ, in words                                               –
+    records             what a run's folder says, also a damaged one                                –
     claims              one run is trained by one process at a time                                 –
     asked               is what a session holds what it is asked for?                               00 05 06
-    progress            beside a training: minutes, the loss, Stop                                  –
+    progress            beside a training: the clock, guards, Stop, and what is said when it ends   –
+    watching            beside a training: held-out loss, updates that were skipped                 –
+    panel               the picture of a training while it runs                                     –
+    labels              the rows of a training as coloured tokens, and what is wrong with them      04 05
+    token_rows          the rows as they come out of the trainer's own collator                     –
+    faults              what is wrong with a row of tokens                                          –
+    chips               tokens as coloured HTML, or as text                                         –
     merging             merge an adapter into 4-bit weights, and see what rounding does to it       07
     report              one line about a run, that users may send                                   00 05
-    plots               figures from plain data                                                     00 02 03 04 06 07
+    plots               figures from plain data                                                     00 02 03 06 07
     svg                 pictures that move with a slider; the colours of all figures                –
     beside              answers to the same questions side by side, as a table                      00 05
-    drawings            drawings of the ideas                                                       00 02 03 05 07
+    drawings            drawings of the ideas                                                       00 02 03 07
     controls            what sliders are made of: number fields, buttons, the still picture         –
     widgets             the sliders                                                                 03 07
 

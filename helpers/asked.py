@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import adapting, checkpoints, data, models, runs, workspace
+from helpers import adapting, checkpoints, models, runs, stages, workspace
 from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
 from helpers.progress import FROM_THE_ADAPTER_ON
@@ -100,8 +100,11 @@ def _wrong(
     if not torch.cuda.is_available():
         chosen["max_length"] = (args.max_length, choice.max_length)
         chosen |= {name: (getattr(args, name), getattr(usual, name)) for name in ("fp16", "bf16")}
-    rows = data.to_prompt_completion(conversations)
+    rows = stages.training_rows(conversations, choice)
     wrong = adapting.differences(settings, choice)
+    # Some versions of PyTorch say that a T4 has bfloat16, which it would only imitate, slowly.
+    if torch.cuda.is_available() and args.bf16 and torch.cuda.get_device_capability() < (8, 0):
+        wrong.append("it would train in bfloat16, which this GPU does not compute with (fp16=True)")
     if more := adapting.trains_more(trainer.model):
         wrong.append(f"it would train {len(more)} weights of the base model too, such as {more[0]}")
     wrong += [f"{name} is {a} instead of {b}" for name, (a, b) in chosen.items() if a != b]
@@ -145,7 +148,15 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
     changed = [
         name for name in runs.BASE if before and before.get(name, record[name]) != record[name]
     ]
-    if changed and before.get("status") == "started":
+    if "number_format" in changed and before.get("status") in runs.UNFINISHED:
+        raise CourseError(
+            f"The run in {folder.name} began in {before['number_format']}, and this machine trains in "
+            f"{record['number_format']}.",
+            "Each is rounded in another way: half of one and half of the other would be a run that nobody can repeat.",
+            f"Go on with it on a machine of the first kind ({_named(before)}), or move that folder away to train anew; "
+            "then run the cells from the one with models.load on.",
+        )
+    if changed and before.get("status") in runs.UNFINISHED:
         began = {
             "load_in_4bit": f"load_in_4bit={before.get('load_in_4bit')}",
             "chat_template": "the template that it began with",
@@ -164,6 +175,26 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
             "Its run.json names another model, choice or other conversations.",
             "Run the cells again from the one with runs.folder_for on: it gives this run a folder of its own.",
         )
+
+
+def check_finished(model, folder: Path) -> None:
+    """Say that a run is finished; CourseError unless its adapter is the model's."""
+    if not adapting.holds(model, folder):
+        raise CourseError(
+            f"The run {folder.name} is finished, and its adapter is not the one of this trainer's model.",
+            "It was finished in another notebook, or the adapter was made anew since. Nothing was overwritten.",
+            "For a new run, run the cells again from the one with runs.folder_for on.",
+        )
+    print(
+        f"The run {folder.name} is finished, and nothing was trained now. For another one change the choice, and run "
+        "the cells from the one that adds the adapter on."
+    )
+
+
+def _named(record: dict) -> str:
+    """The GPU or the processor that a record names."""
+    machine = record.get("machine") or {}
+    return machine.get("gpu") or machine.get("cpu") or "as before"
 
 
 def check_saved(folder: Path, record: dict, anew: str = FROM_THE_ADAPTER_ON) -> None:

@@ -1,11 +1,21 @@
-"""Which checkpoint to go on from: the newest whole one. What is not whole, or only looks like one, is set aside."""
+"""Checkpoints that are whole or not there, and which one to go on from: the newest whole one.
+
+What is not whole, or only looks like one, is set aside.
+"""
 
 import contextlib
+import errno
 import json
+import os
 import re
+import shutil
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 # What Trainer needs to go on exactly (transformers/trainer.py, `_save_checkpoint`), in the order it is written.
 NEEDED = (
@@ -18,6 +28,80 @@ NEEDED = (
     "trainer_state.json",
 )
 ASIDE = "passed-over-"
+# Our own file in a checkpoint: minutes, tokens and updates until then, of which run it is, and its files' sizes.
+SO_FAR = "so_far.json"
+# Where a checkpoint is written; Trainer, which deletes old ones, looks for names that begin with "checkpoint-".
+PARTIAL = "partial-checkpoint"
+# The newest, and the one before in case the newest is damaged.
+KEPT = 2
+
+
+def write_whole(trainer: "Trainer", model, trial, so_far: dict) -> None:
+    """Trainer's ``_save_checkpoint``, but for the place: a folder beside, which is renamed when it is on the disk.
+
+    So a machine that goes away in the middle leaves no half of a checkpoint, and the older ones are deleted only when
+    the new one is whole.
+
+    Args:
+        trainer, model, trial: as Trainer has them.
+        so_far: what `so_far` shall read back from the checkpoint.
+    """
+    from transformers.trainer_utils import rotate_checkpoints
+
+    folder = Path(trainer.args.output_dir).absolute()
+    beside = folder / PARTIAL
+    remove_partial(folder)
+    trainer._get_output_dir = lambda trial: str(beside)
+    try:
+        type(trainer)._save_checkpoint(trainer, model, trial)
+        (written,) = beside.iterdir()
+        text = json.dumps(so_far | {"sizes": sizes_in(written)}, ensure_ascii=False)
+        (written / SO_FAR).write_text(text, encoding="utf-8")
+        put(written, folder / written.name)
+    finally:
+        del trainer._get_output_dir
+        shutil.rmtree(beside, ignore_errors=True)
+    rotate_checkpoints(str(folder), save_total_limit=KEPT)
+
+
+def put(written: Path, place: Path) -> None:
+    """Move a folder to its place in one step, in that of another if need be, once all of it is on the disk."""
+    for file in (*written.iterdir(), written):
+        _sync(file)
+    if place.exists():
+        place.rename(written.with_name(f"before-{place.name}"))
+    written.rename(place)
+    _sync(place.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk and not only in the machine's memory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # a file system that cannot, as Drive's
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_partial(folder: Path) -> bool:
+    """Remove what a training left that went away while it wrote a checkpoint; whether there was something."""
+    found = (folder / PARTIAL).exists()
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    return found
+
+
+def so_far(checkpoint: Path | None) -> dict:
+    """What `write_whole` was given for a checkpoint; empty where an older version of the course wrote it."""
+    with contextlib.suppress(OSError, ValueError):
+        if checkpoint:
+            return dict(json.loads((checkpoint / SO_FAR).read_text(encoding="utf-8")))
+    return {}
 
 
 def newest(folder: Path, sizes: dict[str, dict[str, int]] | None = None) -> Path | None:
@@ -54,8 +138,10 @@ def sizes_in(folder: Path, names: Collection[str] = ()) -> dict[str, int]:
 def _fault(checkpoint: Path, step: int, sizes: dict[str, int]) -> str | None:
     """What is wrong with a checkpoint, or ``None``."""
     try:
-        here = sizes_in(checkpoint)
-        for name in [*NEEDED, *sizes]:
+        here, known = sizes_in(checkpoint), so_far(checkpoint)
+        sizes = known.get("sizes", {}) | sizes
+        scaler = ("scaler.pt",) if known.get("number_format") == "float16" else ()
+        for name in [*NEEDED, *scaler, *sizes]:
             if name not in here:
                 return f"{name} is missing"
         for name, size in here.items():

@@ -9,9 +9,15 @@ from helpers.errors import CourseError, check_positive, check_share, check_whole
 from helpers.presets import PROJECTIONS
 
 # The least that makes sense of each whole number.
-WHOLE = {"r": 1, "max_length": 8, "rows_per_update": 1, "per_device_train_batch_size": 1}
-# What need not be chosen: it follows from the machine or the model.
-DERIVED = ("per_device_train_batch_size", "learning_rate")
+WHOLE = {
+    "r": 1,
+    "max_length": 8,
+    "rows_per_update": 1,
+    "per_device_train_batch_size": 1,
+    "patience": 1,
+}
+# What need not be chosen: it follows from the machine or the model, or there is none.
+MAY_BE_NONE = ("per_device_train_batch_size", "learning_rate", "patience", "stages")
 ANEW = "Save a choice in notebook 03 again, or delete the file to get the homework's settings."
 
 
@@ -19,9 +25,11 @@ ANEW = "Save a choice in notebook 03 again, or delete the file to get the homewo
 class Choice:
     """What a student chose to train with; the defaults are the homework's.
 
-    The first five fields are arguments of ``get_peft_model``, the others, but for one, of ``SFTConfig``.
-    ``rows_per_update`` is the one: rows between two updates of the adapter. How many of them go through the machine at
+    The first five fields are arguments of ``get_peft_model``, the others, but for three, of ``SFTConfig``.
+    ``rows_per_update`` is one: rows between two updates of the adapter. How many of them go through the machine at
     once (``per_device_train_batch_size``) changes time and memory, not the result, and is derived when ``None``.
+    ``patience`` is another: after so many looks at the held-out loss without a lower one, training ends early.
+    ``stages`` is the third: numbers of conversations and their epochs, for each stage of a training (`helpers.stages`).
     """
 
     r: int = 16
@@ -35,6 +43,10 @@ class Choice:
     num_train_epochs: float = 2
     # ``None``: the model's own, see `presets.MODELS`.
     learning_rate: float | None = None
+    # ``None``: training never ends early.
+    patience: int | None = None
+    # ``None``: all conversations in every epoch, in random order.
+    stages: tuple[tuple[tuple[int, ...], float], ...] | None = None
 
     def __post_init__(self):
         for name, least in WHOLE.items():
@@ -58,13 +70,14 @@ class Choice:
         )
         self._set("lora_dropout", dropout)
         self._check_modules()
+        self._check_stages()
         # NumPy's True and False are switches too.
         switch = self.use_rslora in (True, False)
         self._set("use_rslora", bool(self.use_rslora) if switch else self.use_rslora)
         need_switch(self.use_rslora, "use_rslora")
 
     def _left_out(self, name: str) -> bool:
-        return name in DERIVED and getattr(self, name) is None
+        return name in MAY_BE_NONE and getattr(self, name) is None
 
     def _set(self, name: str, value: object) -> None:
         """As Python's own kind of number, so that a choice made with NumPy can be saved as JSON."""
@@ -82,9 +95,34 @@ class Choice:
         # The same layers in another order are the same choice.
         self._set("target_modules", tuple(name for name in PROJECTIONS if name in modules))
 
+    def _check_stages(self) -> None:
+        if self.stages is None:
+            return
+        try:
+            found = tuple((tuple(rows), epochs) for rows, epochs in self.stages)
+        except (TypeError, ValueError):
+            found = ()
+        if not found or not all(rows for rows, _ in found):
+            raise CourseError(
+                f"stages = {self.stages!r:.60} are no stages.",
+                "A stage is a list of row numbers, with the number of its epochs.",
+                "Make them with stages.plan, or leave them out: stages=None.",
+            )
+        self._set(
+            "stages",
+            tuple(
+                (
+                    tuple(check_whole("row number", row, 0) for row in rows),
+                    check_positive("epochs", epochs),
+                )
+                for rows, epochs in found
+            ),
+        )
+
     def to_dict(self) -> dict:
         """A dict that JSON can hold."""
-        return asdict(self) | {"target_modules": list(self.target_modules)}
+        stages = self.stages and [[list(rows), epochs] for rows, epochs in self.stages]
+        return asdict(self) | {"target_modules": list(self.target_modules), "stages": stages}
 
     def adapter_arguments(self) -> dict:
         """The keyword arguments of ``FastLanguageModel.get_peft_model``; notebook 03 explains each."""
@@ -121,6 +159,8 @@ class Choice:
             "learning_rate": learning_rate if self.learning_rate is None else self.learning_rate,
             "max_length": self.max_length,
             **presets.TRAINING | {"warmup_steps": self.warmup_steps(rows)},
+            # The rows of a training in stages stand in their order already.
+            **({"train_sampling_strategy": "sequential"} if self.stages else {}),
         }
 
     def count_steps(self, rows: int) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import homework, reading, settings, shapes, tokens, workspace
-from helpers.errors import CourseError, need_path, need_rows
+from helpers.errors import CourseError, check_whole, need_path, need_rows
 from helpers.shapes import Unusable
 
 if TYPE_CHECKING:
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 OUR_POOL = workspace.KIT / "data" / "conversations.json"
 OUR_HELDOUT = workspace.KIT / "data" / "heldout.json"
 OUR_TEST_SET = workspace.KIT / "data" / "test_prompts.json"
+
+# What held-out rows are for, as their field "part" says: looking at while a model is trained, or measuring it after.
+PARTS = ("looking", "measuring")
+# Of a file that does not say it, every fourth row is for looking; of fewer rows than these, every row is for both.
+LOOKING_EVERY, TOO_FEW_TO_SPLIT = 4, 8
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -64,6 +69,8 @@ def load_conversations(
             refused.setdefault(error.kind, []).append(number)
             continue
         rows[row["id"]], numbers[row["id"]] = row, number
+    if set(_parts(raw_rows)) <= {"", *PARTS}:
+        del unread["part"]  # `heldout` reads it
     _report(path.name, len(raw_rows), refused, unread)
     if not rows:
         raise CourseError(
@@ -121,17 +128,95 @@ def pool_path() -> Path:
 
 def test_set_path() -> Path:
     """The test set to answer: ``COURSE_TEST_SET``, else the homework's if fetched, else the course's."""
-    named = settings.path("COURSE_TEST_SET")
+    named = _named("COURSE_TEST_SET")
     if named is None:
         fetched = workspace.path("homework", "test_set_evol_instruct_150.json")
         return fetched if fetched.exists() else OUR_TEST_SET
-    if not named.exists():
+    return named
+
+
+def heldout_path() -> Path:
+    """The held-out rows, with answers: ``COURSE_HELDOUT``, else the course's."""
+    return _named("COURSE_HELDOUT") or OUR_HELDOUT
+
+
+def _named(variable: str) -> Path | None:
+    named = settings.path(variable)
+    if named is not None and not named.exists():
         raise CourseError(
-            f"COURSE_TEST_SET names {named}, and no such file is there.",
+            f"{variable} names {named}, and no such file is there.",
             "The name may be misspelt, or the file lies on another machine.",
-            "Set it again, or take the course's: %env COURSE_TEST_SET=",
+            f"Set it again, or take the course's: %env {variable}=",
         )
     return named
+
+
+# ------------------------------------------------------------------------------------- held-out rows
+
+
+def heldout(part: str, limit: int | None = None) -> "Dataset":
+    """The held-out rows of one part: ``"looking"``, to watch a training on, or ``"measuring"``, for notebook 06.
+
+    What is chosen by a look (when to stop, a learning rate) suits the looking rows a little too well; so the other
+    rows are not looked at before the end. In the file each row says in its field ``part`` what it is for. Of a file
+    without that field every fourth row is for looking; of one with fewer than 8 rows all are for both, which is
+    printed.
+
+    Args:
+        part: ``"looking"`` or ``"measuring"``.
+        limit: at most so many rows, the first ones of the part; ``None`` means all.
+
+    Raises:
+        CourseError: the file cannot be read (see `load_conversations`), a row does not end with an answer, or its
+            fields ``part`` do not say of every row what it is for.
+    """
+    if part not in PARTS:
+        raise CourseError(
+            f"part = {part!r:.40} is no part of the held-out rows.",
+            "They are in two parts, so that what is measured at the end was not looked at before.",
+            f"Use one of {', '.join(map(repr, PARTS))}.",
+        )
+    if limit is not None:
+        limit = check_whole("limit", limit, 1)
+    path = heldout_path()
+    rows = load_conversations(path)
+    for row in rows:
+        if row["conversations"][-1]["role"] != "assistant":
+            raise CourseError(
+                f"The held-out row {row['id']!r:.40} in {path.name} does not end with an answer.",
+                "The loss on held-out rows is that of their answers.",
+                "Give it an answer, or name another file in COURSE_HELDOUT; questions alone are a test set: "
+                "COURSE_TEST_SET.",
+            )
+    chosen = [i for i, its_parts in enumerate(_split(path)) if part in its_parts]
+    return rows.select(chosen[:limit])
+
+
+def _split(path: Path) -> list[tuple[str, ...]]:
+    """What each row of a held-out file is for."""
+    parts = _parts(reading.raw_rows(path))
+    if set(parts) == set(PARTS):
+        return [(part,) for part in parts]
+    if set(parts) != {""}:
+        found = ", ".join(f"{part!r:.40}" if part else "none" for part in sorted(set(parts))[:6])
+        raise CourseError(
+            f'The fields "part" in {path.name} do not divide its rows in two (found: {found}).',
+            "With such a field every row is for looking or for measuring, and each part has a row.",
+            f"Write {' or '.join(map(repr, PARTS))} into each row; or none at all, then every fourth row is for looking.",
+        )
+    if len(parts) < TOO_FEW_TO_SPLIT:
+        print(
+            f"{path.name} has {len(parts)} rows, too few for two parts: what is measured at the end was also looked at "
+            "while training."
+        )
+        return [PARTS] * len(parts)
+    return [("looking",) if i % LOOKING_EVERY == 0 else ("measuring",) for i in range(len(parts))]
+
+
+def _parts(raw_rows: list) -> list[str]:
+    """The field ``part`` of each row of a file; empty where there is none."""
+    fields = [raw.get("part") if isinstance(raw, dict) else None for raw in raw_rows]
+    return ["" if field is None else str(field).strip().lower() for field in fields]
 
 
 # ------------------------------------------------------------------------------------------ questions

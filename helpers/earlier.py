@@ -22,7 +22,7 @@ ANEW = (
 def finished_run() -> runs.Run:
     """The run that finished last with this machine's model, else one trained now as notebook 05 does it.
 
-    Prints which. A model that had to be trained is released again, so that the caller can load its own.
+    Prints which; one that was stopped counts too. A model that had to be trained is released again, so that the caller can load its own.
 
     Raises:
         CourseError: that run's training diverged.
@@ -39,7 +39,8 @@ def finished_run() -> runs.Run:
             )
         print(
             f"Using the run {run.folder.name}: r = {choice.r}, alpha = {choice.lora_alpha:g}, "
-            f"{len(run.record['ids'])} conversations."
+            f"{len(run.record['ids'])} conversations"
+            + (f", {how_far}." if (how_far := runs.how_far(run.record)) else ".")
         )
         return run
     if run is None:
@@ -61,6 +62,9 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
         run: the run to compare with.
         conversations: what to train on.
         changes: fields of `Choice`, such as ``r=4``.
+
+    Raises:
+        CourseError: its training was stopped before its end, and runs are compared as a whole.
     """
     choice = runs.choice_of(run, **changes)
     found = runs.find(choice, conversations, run.record["model"])
@@ -69,7 +73,14 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
         print(f"Using the run {found.folder.name}.")
         return found
     print(f"Training r = {choice.r}, alpha = {choice.lora_alpha:g} on {len(conversations)} rows.")
-    return _load_and_train(choice, conversations, run.record["model"], latest=False)
+    trained = _load_and_train(choice, conversations, run.record["model"], latest=False)
+    if how_far := runs.how_far(trained.record):
+        raise CourseError(
+            f"The run {trained.folder.name} was {how_far}.",
+            "Half a training beside a whole one would compare their lengths.",
+            "Run this cell again: it goes on from there.",
+        )
+    return trained
 
 
 def _load_and_train(

@@ -202,7 +202,7 @@ def default_name() -> str:
 
 def known_as(model: str) -> str:
     """The preset that a hub id or a folder is, else the same text: one model has one name in every record."""
-    if os.path.isabs(model) and model == str(workspace.path("models", presets.EMBEDDED)):
+    if os.path.isabs(model) and model == str(workspace.models() / presets.EMBEDDED):
         return presets.EMBEDDED
     named = [name for name, one in presets.MODELS.items() if one.hub_id.lower() == model.lower()]
     return next(iter(named), model)

@@ -130,6 +130,29 @@ def load(
     return loaded, tokenizer
 
 
+def load_tokenizer(model: str | os.PathLike | None = None, *, template: str | None = None):
+    """A model's tokenizer alone, with its chat template as `load` gives it; no weights are loaded.
+
+    Args:
+        model, template: as for `load`.
+
+    Raises:
+        CourseError: as for `load`.
+    """
+    from transformers import AutoTokenizer
+
+    place = locate(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right")
+    except Exception as error:
+        raise _loading_error(place, place, error) from error
+    # As Unsloth does without a GPU; on one it may choose another mark, which is not learnt either.
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer = with_template(tokenizer, template, model_name=place)
+    tokenizer.loaded_end = tokenizer.eos_token
+    return tokenizer
+
+
 def _base_model(folder: Path) -> str:
     """Where an adapter's base model is: a complete folder or a hub id.
 
@@ -148,7 +171,7 @@ def _base_model(folder: Path) -> str:
             "It was cut off or edited by hand. An adapter is of no use without its base model.",
             "Copy the file of this name from a checkpoint folder beside it, or train again in notebook 05.",
         )
-    here = workspace.path("models", presets.EMBEDDED)
+    here = workspace.models() / presets.EMBEDDED
     if _is_hub_id(base):
         return base
     moved = Path(base).name == presets.EMBEDDED and not Path(base).is_dir()

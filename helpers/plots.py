@@ -34,11 +34,7 @@ def loss_curve(
     ``steps`` leaves room on the right for a training that has so many steps and is not finished.
     """
     figure, axes = _figure()
-    xs, losses = zip(*points, strict=True)
-    axes.plot(xs, losses, "o", color=SKY, markersize=4, label="each step")
-    window = [losses[max(0, i + 1 - smooth) : i + 1] for i in range(len(losses))]
-    mean = [sum(part) / len(part) for part in window]
-    axes.plot(xs, mean, color=BLUE, linewidth=2, label=f"mean of {smooth} steps")
+    _plot_losses(axes, points, smooth)
     axes.set(xlabel="step (one update of the adapter)", ylabel="training loss, nats a token")
     axes.set_title(title, fontsize=10)
     if steps:
@@ -46,6 +42,85 @@ def loss_curve(
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, loc="upper right")
     return figure
+
+
+def _plot_losses(axes, points: Sequence[tuple[int, float]], smooth: int) -> None:
+    """Each step as a dot, and a running mean of ``smooth`` steps as a line."""
+    xs, losses = zip(*points, strict=True)
+    axes.plot(xs, losses, "o", color=SKY, markersize=4, label="each step")
+    window = [losses[max(0, i + 1 - smooth) : i + 1] for i in range(len(losses))]
+    mean = [sum(part) / len(part) for part in window]
+    axes.plot(xs, mean, color=BLUE, linewidth=2, label=f"mean of {smooth} steps")
+
+
+def training(
+    losses: Sequence[tuple[int, float]],
+    *,
+    heldout: Sequence[tuple[int, float]] = (),
+    norms: Sequence[tuple[int, float]] = (),
+    rates: Sequence[tuple[int, float]] = (),
+    borders: Sequence[int] = (),
+    steps: int | None = None,
+    title: str = "",
+    smooth: int = 5,
+) -> Figure:
+    """A training as it goes: losses above; gradient norm and learning rate below. All are ``(step, value)``.
+
+    Args:
+        losses: training loss of each step; may be empty.
+        heldout: loss on held-out rows, at some steps.
+        norms: length of the gradient over all trained numbers, before clipping. One that is infinite or no number
+            leaves a gap.
+        rates: learning rate.
+        borders: after each of these steps the next stage of a curriculum begins.
+        steps: leaves room on the right for a training that has so many steps and is not finished.
+        title: its lines stand above.
+        smooth: steps of the running mean.
+    """
+    # Narrow, so that its letters can still be read on a phone of 360 pixels.
+    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    places = figure.subplot_mosaic([["loss", "loss"], ["norm", "rate"]], height_ratios=[3, 1.1])
+    figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
+    loss = places["loss"]
+    if losses:
+        _plot_losses(loss, list(zip(*_gaps(losses), strict=True)), smooth)
+    if heldout:
+        loss.plot(*_gaps(heldout), "D-", color=RED, markersize=5, label="held-out rows")
+    for number, border in enumerate(borders, 2):
+        loss.axvline(border + 0.5, color=GREY, linestyle="--", linewidth=1)
+        across = loss.get_xaxis_transform()
+        loss.text(border + 0.5, 1, f" stage {number}", color=GREY, va="top", transform=across)
+    loss.set(xlabel="step", ylabel="loss, nats a token")
+    low, high = loss.get_ylim()
+    if high - low < 1:  # After a step or two a small difference would look like a large one.
+        loss.set_ylim((low + high - 1) / 2, (low + high + 1) / 2)
+    if losses or heldout:
+        loss.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3)
+    _plot_small(places["norm"], norms, "gradient norm")
+    _plot_small(places["rate"], rates, "learning rate")
+    for axes in places.values():
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if steps:
+            axes.set_xlim(-0.5, steps + 0.5)
+    return figure
+
+
+def _plot_small(axes, points: Sequence[tuple[int, float]], name: str) -> None:
+    """One number of each step, from 0 up, with few marks on its axis."""
+    if points:
+        axes.plot(*_gaps(points), ".-", color=PURPLE, markersize=4, linewidth=1)
+    axes.set_title(name, fontsize=10)
+    axes.set_ylim(bottom=0)
+    axes.locator_params(nbins=3)
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _gaps(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    """Steps and values; one that is infinite, which no axis can hold, is no number."""
+    return [step for step, _ in points], [
+        value if math.isfinite(value) else math.nan for _, value in points
+    ]
 
 
 def png(figure: Figure) -> bytes:

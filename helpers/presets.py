@@ -100,7 +100,8 @@ class Size:
 
     conversations: int  # training conversations, at most 100
     max_epochs: float
-    heldout: int  # held-out rows that notebook 06 measures on
+    looking: int  # held-out rows that a training is watched on
+    heldout: int  # other held-out rows, which only notebook 06 measures on
     prompts: int  # rows of the test set to answer
     max_new_tokens: int  # longest answer, in tokens
     probe_rows: int  # rows in small demonstrations
@@ -108,8 +109,8 @@ class Size:
 
 
 SIZES = {
-    "full": Size(MAX_CONVERSATIONS, float("inf"), 64, 150, 100, 8, (1,)),
-    "test": Size(16, 1, 10, 4, 24, 2, (1,)),
+    "full": Size(MAX_CONVERSATIONS, float("inf"), 16, 48, 150, 100, 8, (1,)),
+    "test": Size(16, 1, 4, 6, 4, 24, 2, (1,)),
 }
 
 

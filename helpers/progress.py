@@ -1,107 +1,87 @@
-"""What happens beside a training: minutes are noted, the loss is drawn, and Stop is heard."""
+"""What happens beside a training: minutes are noted, the loss is watched, and Stop is heard."""
 
 from helpers import unsloth_first  # noqa: F401  # isort: skip
 
-import base64
 import contextlib
 import errno
 import gc
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import TrainerCallback
 
-from helpers import checkpoints, runs
+from helpers import checkpoints, memory, plan, runs
+from helpers.choice import Choice
 from helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from helpers.watching import Updates
+
+# A checkpoint is written when so much time has passed since the last one, or after training.SAVE_STEPS steps.
+SAVE_SECONDS = 120
 
 FROM_THE_ADAPTER_ON = "Run the cells again in their order, from the one that adds the adapter (adapting.add_adapter) on."
 
 
 class Clock(TrainerCallback):
-    """Notes at each checkpoint how many minutes and tokens it took, so that a run that goes on counts on.
+    """Asks for a checkpoint when two minutes have passed since the last, and knows what a run took so far.
 
-    Also how large the checkpoint's files are: by that a file that was cut off later is noticed.
+    Each checkpoint holds that, so that a run that goes on counts on; ``run.json`` repeats it for whoever looks there.
     """
 
-    def __init__(self, folder: Path, record: dict, minutes_before: float):
-        self.folder, self.record, self.before = folder, record, minutes_before
-        self.started = time.perf_counter()
+    def __init__(self, folder: Path, record: dict, before: dict, updates: "Updates | None" = None):
+        self.folder, self.record, self.updates = folder, record, updates
+        self.before = before.get("minutes", 0)
+        self.started = self.saved = time.perf_counter()
 
-    def minutes(self) -> float:
-        """Minutes of training so far, those before an interruption included."""
-        return round(self.before + (time.perf_counter() - self.started) / 60, 2)
+    def so_far(self, state) -> dict:
+        """Minutes (those before an interruption included), tokens and updates of the steps until now."""
+        found = {
+            "minutes": round(self.before + (time.perf_counter() - self.started) / 60, 2),
+            "tokens": round(self.record["tokens"] * state.global_step / state.max_steps),
+            "step": state.global_step,
+            "steps": state.max_steps,
+        }
+        if self.updates is not None:
+            found |= {
+                "updates": self.updates.applied,
+                "skipped_updates": self.updates.skipped,
+            }
+        return found
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if time.perf_counter() - self.saved > SAVE_SECONDS:
+            control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
-        tokens = round(self.record["tokens"] * state.global_step / state.max_steps)
+        self.saved = time.perf_counter()
         sizes = {
             path.name: checkpoints.sizes_in(path)
             for path in sorted(self.folder.glob("checkpoint-*"))
             if path.is_dir()
         }
-        so_far = {"status": "started", "minutes": self.minutes(), "tokens": tokens}
-        runs.write(self.folder, self.record | so_far | {"checkpoints": sizes})
+        so_far = self.so_far(state) | {"status": "started", "checkpoints": sizes}
+        runs.write(self.folder, self.record | so_far)
 
 
-class _Picture:
-    """A PNG with a text for those who cannot see it; the Image of Colab's IPython, 7.34, knows none."""
+class Guard(TrainerCallback):
+    """Ends a training whose loss is no number any more; no checkpoint is saved after it."""
 
-    def __init__(self, png: bytes, text: str):
-        self.png, self.text = png, text
-
-    def __repr__(self) -> str:
-        return self.text
-
-    def _repr_mimebundle_(self, **_asked) -> tuple[dict, dict]:
-        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.text}
-        return data, {"image/png": {"alt": self.text}}
-
-
-class LivePlot(TrainerCallback):
-    """Shows the training loss as a figure that is drawn again as training goes on, at most every half second."""
-
-    def __init__(self):
-        self.points: list[tuple[int, float]] = []
-        self.handle = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        # A training that goes on in another cell needs a picture there.
-        self.handle = None
-        self.points = [(e["step"], float(e["loss"])) for e in state.log_history if "loss" in e]
-        self.started, self.drawn = time.perf_counter(), 0.0
-        self.first_step = state.global_step
+    def __init__(self, trainer, folder: Path, choice: Choice):
+        self.trainer, self.folder, self.choice = trainer, folder, choice
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not logs or "loss" not in logs:
-            return
-        self.points.append((state.global_step, float(logs["loss"])))
-        if time.perf_counter() - self.drawn > 0.5:
-            self._draw(state)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.handle is not None:
-            self._draw(state)
-
-    def _draw(self, state) -> None:
-        from IPython.display import display
-
-        from helpers import plots
-
-        pace = (time.perf_counter() - self.started) / max(1, state.global_step - self.first_step)
-        left = pace * (state.max_steps - state.global_step)
-        text = f"step {state.global_step} of {state.max_steps}, loss {self.points[-1][1]:.2f}"
-        text += f", about {left / 60:.1f} min left" if left > 1 else ""
-        figure = plots.loss_curve(self.points, steps=state.max_steps, title=text)
-        picture = _Picture(plots.png(figure), f"Training loss: {text}")
-        if self.handle is None:
-            self.handle = display(picture, display_id=True)
-        else:
-            self.handle.update(picture)
-        self.drawn = time.perf_counter()
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            raise diverged(self.trainer, self.folder, self.choice, f"The loss is {loss}")
 
 
 class Stop(TrainerCallback):
@@ -112,7 +92,7 @@ class Stop(TrainerCallback):
 
     def __init__(self, lost: threading.Event):
         self.asked, self.lost = False, lost
-        # Whether all steps are done: then the adapter is saved first.
+        # Whether the last step is done: then the adapter is saved first.
         self.trained = False
 
     @contextlib.contextmanager
@@ -146,6 +126,9 @@ class Stop(TrainerCallback):
             )
         if self.asked and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trained = True
 
 
 DISK = (
@@ -182,25 +165,61 @@ def _unwritable(trainer, folder: Path, error: Exception) -> CourseError:
     )
 
 
-def full(trainer, folder: Path) -> CourseError:
+def full(trainer, folder: Path, choice: Choice) -> CourseError:
     """What is said where a step does not fit into the GPU's memory."""
     gc.collect()
     trainer.model.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
     rows_at_once = trainer.args.per_device_train_batch_size
-    longest = max(map(len, trainer.train_dataset["input_ids"]))
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
     checkpoint = runs.newest_checkpoint(folder)
     return CourseError(
         f"Step {trainer.state.global_step + 1} of {trainer.state.max_steps} does not fit into the GPU's memory"
         + (f". {checkpoint.name} of the run {folder.name} is saved." if checkpoint else "."),
-        f"It holds {rows_at_once} rows at once, of up to {longest} tokens. Another model in this session takes memory too.",
-        "Restart the session, choose a smaller per_device_train_batch_size "
-        f"(such as {max(1, rows_at_once // 2)}) or shorter conversations, and run the cells from the top.",
+        f"It holds {rows_at_once} rows at once, of up to {max(lengths)} tokens. Another model in this session takes memory too.",
+        f"Restart the session, choose {_smaller(choice, trainer.model.config, rows_at_once, lengths)}, "
+        "and run the cells from the top.",
     )
 
 
-def stopped(trainer, folder: Path) -> CourseError:
-    """What is said after Stop: what is saved, and how to go on."""
+def _smaller(choice: Choice, config, rows_at_once: int, lengths: list[int]) -> str:
+    """The smallest change that makes a step fit, by the memory model; where that knows none, fewer rows at once."""
+    now = plan.of(
+        replace(choice, per_device_train_batch_size=rows_at_once), config, lengths=lengths
+    )
+    if change := plan.smallest_change(now):
+        return f"{change[0]} (by the memory model that fits on a T4)"
+    if rows_at_once > 1:
+        fewer = max(n for n in memory.divisors(choice.rows_per_update) if n < rows_at_once)
+        return f"a smaller per_device_train_batch_size, such as {fewer},"
+    return "shorter conversations or a smaller r"
+
+
+def diverged(trainer, folder: Path, choice: Choice, what: str) -> CourseError:
+    """What is said where a loss or the adapter is no number any more, with the usual causes."""
+    checkpoint = runs.newest_checkpoint(folder)
+    config, rows = trainer.model.config, len(trainer.train_dataset)
+    known = plan.warnings_for(
+        replace(choice, learning_rate=trainer.args.learning_rate), config, rows
+    )
+    half = (
+        " This GPU computes in fp16, where a number above 65,504 becomes infinite."
+        if trainer.args.fp16
+        else ""
+    )
+    return CourseError(
+        f"{what} in step {trainer.state.global_step} of {trainer.state.max_steps}: the training diverged and was stopped."
+        + (f" {checkpoint.name} of the run {folder.name} is kept." if checkpoint else ""),
+        "An update moved the adapter too far. Usually learning_rate "
+        f"(here {trainer.args.learning_rate:g}), or alpha / r (here {choice.lora_alpha:g} / {choice.r}), is too large."
+        + half
+        + "".join(f" {one}" for one in known),
+        f"Make learning_rate or lora_alpha ten times smaller in the choice. {FROM_THE_ADAPTER_ON}",
+    )
+
+
+def broken_off(trainer, folder: Path) -> CourseError:
+    """What is said after Stop was pressed twice: what is saved, and how to go on."""
     step, steps = trainer.state.global_step, trainer.state.max_steps
     checkpoint = runs.newest_checkpoint(folder)
     if checkpoint is None:
@@ -210,7 +229,7 @@ def stopped(trainer, folder: Path) -> CourseError:
             f"To train this run anew: {FROM_THE_ADAPTER_ON}",
         )
     return CourseError(
-        f"Training was stopped after step {step} of {steps}.",
-        f"Stop was pressed. The newest saved state is {checkpoint.name} of the run {folder.name}.",
+        f"Training was broken off after step {step} of {steps}.",
+        f"You pressed Stop twice. The newest saved state is {checkpoint.name} of the run {folder.name}.",
         "Run this cell again to go on from there; in a new session, run the notebook from the top.",
     )

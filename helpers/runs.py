@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 TRAIN_AGAIN = "Train again in notebook 05."
-# How the base model was loaded: in which precision, and with which template.
-BASE = ("load_in_4bit", "chat_template")
+# How the base model was loaded and computes: in which precisions, and with which template.
+BASE = ("load_in_4bit", "chat_template", "number_format")
+# A run that can go on: the machine went away (or trains it now), or Stop was pressed.
+UNFINISHED = ("started", "stopped")
 # What every finished run's record holds.
 NUMBERS = (
     *("minutes", "tokens", "per_device_train_batch_size", "learning_rate"),
@@ -67,7 +69,7 @@ def folder_for(choice: Choice, conversations: "Dataset", model=None) -> Path:
             return folder
         record = read(folder)
         if is_same(record, wanted):
-            if record.get("status") == "started":
+            if record.get("status") in UNFINISHED:
                 claims.refuse(folder)
                 print(f"An interrupted run with these settings is in {folder.name}.")
                 return folder
@@ -96,28 +98,50 @@ def asked_of(choice: Choice, conversations: "Dataset", model: str) -> dict:
 def is_same(record: dict, wanted: dict) -> bool:
     """Whether ``run.json`` is of the run that is wanted (`asked_of`).
 
-    A record of an older version of the course does not say which rows stood behind the ids: it is of no run.
+    A record of an older version of the course does not say which rows stood behind the ids: it is of no run. What its
+    choice does not name had the default.
     """
-    return all(record.get(name) == value for name, value in wanted.items())
+    return all(_with_defaults(name, record.get(name)) == value for name, value in wanted.items())
+
+
+def _with_defaults(name: str, value: object) -> object:
+    return Choice().to_dict() | value if name == "choice" and isinstance(value, dict) else value
 
 
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a finished run, with its adapter."""
-    whole = (folder / "adapter_model.safetensors").is_file()
-    return whole and read(folder).get("status") == "finished"
+    return _has_adapter(folder) and read(folder).get("status") == "finished"
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether a folder holds a run that is finished, or was stopped, with its adapter."""
+    return _has_adapter(folder) and read(folder).get("status") in ("finished", "stopped")
+
+
+def _has_adapter(folder: Path) -> bool:
+    return (folder / "adapter_model.safetensors").is_file()
+
+
+def how_far(record: dict) -> str:
+    """``stopped after step 12 of 26``; empty for a run that was not stopped."""
+    if record.get("status") != "stopped":
+        return ""
+    return f"stopped after step {record.get('step', '?')} of {record.get('steps', '?')}"
 
 
 def latest() -> Run | None:
-    """The run that finished last in this workspace, or ``None``, which may have a reason: `missing`.
+    """The run that finished or was stopped last in this workspace, or ``None``, which may have a reason: `missing`.
 
     Raises:
         CourseError: its adapter is there, and its ``run.json`` does not say what was trained.
     """
     name = _latest_name()
     folder = workspace.path("runs", name) if name else None
-    if folder is None or not (folder / "adapter_model.safetensors").exists():
+    if folder is None or not _has_adapter(folder):
         return None
     record = read(folder)
+    if record.get("status") == "started":  # it was stopped, and goes on since
+        return None
     lost = [name for name, kind in HELD.items() if not isinstance(record.get(name), kind)]
     if lost:
         raise CourseError(
@@ -136,18 +160,20 @@ def missing() -> str:
     if not name:
         return "No finished run in this workspace"
     folder = workspace.path("runs", name)
+    if _has_adapter(folder):
+        return f"The run that was stopped last, {name}, goes on since, and has not ended"
     what = "has no adapter_model.safetensors any more" if folder.is_dir() else "is gone"
     return f"The run that finished last, {name}, {what} (it was in {folder.parent})"
 
 
 def _latest_name() -> str | None:
-    """As noted; where the note is gone or damaged, the newest finished run that was not trained beside another."""
+    """As noted; where the note is gone or damaged, the newest such run that was not trained beside another."""
     noted = None
     with contextlib.suppress(CourseError):
         noted = workspace.read_json("latest_run.json")
     if isinstance(noted, dict) and isinstance(noted.get("name"), str):
         return noted["name"]
-    records = [file for file in _records() if is_finished(file.parent)]
+    records = [file for file in _records() if _is_usable(file.parent)]
     own = [file.parent.name for file in records if not read(file.parent).get("beside")]
     return own[-1] if own else None
 

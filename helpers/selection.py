@@ -151,6 +151,19 @@ def overlap(rows: "Dataset", test_rows: "Dataset") -> list[tuple[str, str]]:
     return pairs
 
 
+def check_apart(rows: "Dataset", heldout: "Dataset") -> list[tuple[str, str]]:
+    """`overlap` of training rows with held-out ones, printed where there is any; the loss on those is no proof."""
+    pairs = overlap(rows, heldout)
+    if pairs:
+        named = ", ".join(f"{row_id!r:.40} as {asked!r:.40}" for row_id, asked in pairs[:3])
+        print(
+            f"{len(pairs)} of {len(rows)} training conversations ask what a held-out row asks ({named}"
+            f"{', …' if pairs[3:] else ''}): there the held-out loss shows what was memorised. "
+            "selection.without(rows, ids) leaves them out."
+        )
+    return pairs
+
+
 def without(rows: "Dataset", ids: Iterable[str]) -> "Dataset":
     """The rows whose id is not among ``ids``, in their order; one id alone will do.
 

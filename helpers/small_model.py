@@ -28,7 +28,7 @@ def folder() -> Path:
     """
     from safetensors import SafetensorError
 
-    folder = workspace.path("models", presets.EMBEDDED)
+    folder = workspace.models() / presets.EMBEDDED
     if _is_whole(folder):
         return folder
     if folder.exists():

@@ -3,6 +3,8 @@
 Standard library only. Also the colours of all figures.
 """
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -19,6 +21,9 @@ PARTS = {
     "overhead": SKY,
     "context": GREY,
 }
+# Pixels that one dot of a pool stands for, and its grey from so many conversations there on.
+_CELL = 3
+_SHADES = {1: "#b4b4b4", 2: "#909090", 6: "#6c6c6c", 25: "#484848"}
 
 
 def memory_svg(parts: Mapping[str, float], limit: float, caption: str) -> str:
@@ -103,4 +108,89 @@ def dial_svg(
         f'<text x="{left - 5}" y="{down(low) + 4:.1f}" text-anchor="end">{low:.2f}</text>{ticks}'
         f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">alpha × …</text>'
         f'<polyline points="{line}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>{"".join(marks)}</svg>'
+    )
+
+
+def pool_svg(
+    pool: Sequence[tuple[float, float]],
+    chosen: Sequence[tuple[float, float]],
+    levels: Mapping[float, str],
+    *,
+    colour: str,
+    unit: str,
+    caption: str,
+) -> str:
+    """A pool of conversations by length and score as a small SVG, the chosen ones as rings.
+
+    Lengths are drawn so that each doubling takes the same room. A dot stands for all conversations at its place,
+    the darker the more: also 52,002 of them make a small picture.
+
+    Args:
+        pool, chosen: length (1 or more) and height of each conversation.
+        levels: what is written at which heights, the scores.
+        colour: of the rings.
+        unit: what lengths are counted in.
+    """
+    width, height, left, right, top, bottom = 400, 260, 44, 12, 30, 44
+    lengths = [length for length, _ in (*pool, *chosen)]
+    low, high = _with_room(min(lengths), max(lengths))
+    heights = [y for _, y in (*pool, *chosen)] + list(levels)
+    lowest, highest = min(heights), max(heights)
+    span = (highest - lowest) or 1
+
+    def place(length: float, y: float) -> tuple[float, float]:
+        across = math.log(length / low) / math.log(high / low)
+        up = (y - lowest) / span if highest > lowest else 0.5
+        return left + across * (width - left - right), height - bottom - 8 - up * (
+            height - top - bottom - 16
+        )
+
+    rings = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>' for x, y in (place(*one) for one in chosen)
+    )
+    base = height - bottom
+    ticks = "".join(
+        f'<text x="{place(n, lowest)[0]:.1f}" y="{base + 15}" text-anchor="middle">{n:,}</text>'
+        for n in round_numbers(low, high)
+    )
+    names = "".join(
+        f'<text x="{left - 6}" y="{place(low, y)[1] + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        for y, name in levels.items()
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" style="max-width:100%;background:#fff" role="img" '
+        f'aria-label="{escape(caption)}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
+        f'font-size="12"><text x="4" y="15" font-size="13">{escape(caption)}</text>'
+        f'<path d="M{left} {top - 6}V{base}H{width - right}" fill="none" stroke="#999"/>{names}{ticks}'
+        f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{escape(unit)}</text>'
+        f"{_dots([place(*one) for one in pool])}"
+        f'<g fill="none" stroke="{colour}" stroke-width="1.6">{rings}</g></svg>'
+    )
+
+
+def _with_room(low: float, high: float) -> tuple[float, float]:
+    """The ends of an axis for lengths from low to high: a factor of 4 at least, so that a round number is on it."""
+    if high < 4 * low:
+        middle = math.sqrt(low * high)
+        low, high = min(low, middle / 2), max(high, middle * 2)
+    return low * 0.95, high * 1.05
+
+
+def round_numbers(low: float, high: float) -> list[int]:
+    """1, 2, 5, 10, 20 … between two numbers; of more than nine only 1, 10, 100 …"""
+    found = [k * 10**n for n in range(12) for k in (1, 2, 5) if low <= k * 10**n <= high]
+    return found if len(found) <= 9 else [n for n in found if str(n).startswith("1")]
+
+
+def _dots(places: Sequence[tuple[float, float]]) -> str:
+    """One path for each shade: a line of no length with a round end is a dot."""
+    cells = Counter((round(x / _CELL), round(y / _CELL)) for x, y in places)
+    shades: dict[str, list[str]] = {shade: [] for shade in _SHADES.values()}
+    for (x, y), count in cells.items():
+        shade = next(shade for least, shade in reversed(_SHADES.items()) if count >= least)
+        shades[shade].append(f"M{x * _CELL} {y * _CELL}h0")
+    return "".join(
+        f'<path d="{"".join(dots)}" stroke="{shade}" stroke-width="{_CELL}" stroke-linecap="round"/>'
+        for shade, dots in shades.items()
+        if dots
     )

@@ -4,8 +4,6 @@ from helpers import unsloth_first  # noqa: F401  # isort: skip
 from unsloth import is_bfloat16_supported
 
 import contextlib
-import hashlib
-import importlib.metadata
 import io
 import math
 import traceback
@@ -13,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from helpers import adapting, asked, checkpoints, claims, data, memory, models
-from helpers import progress, runs, selection, tokens, workspace
+from helpers import adapting, asked, checkpoints, claims, copier, copies, data, keeping
+from helpers import memory, models, presets, progress, runs, selection, stages, tokens, workspace
 from helpers.choice import Choice
 from helpers.errors import CourseError
-from helpers.progress import Clock, LivePlot, Stop
+from helpers.panel import Panel
+from helpers.progress import Clock, Guard, Stop
+from helpers.watching import Looking, Updates
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,10 +30,8 @@ CPU_ROWS_AT_ONCE = 4
 # Up to so many tokens at once a CPU keeps the results of the forward pass. With 4 of the course's rows at once,
 # 8 steps then took 46.8 s instead of 58.7 s and 1.1 GiB more memory, with the same loss (2 cores).
 CPU_KEPT_TOKENS = 2048
-SAVE_STEPS = 10
-# The newest, and the one before in case the newest is damaged.
-KEPT_CHECKPOINTS = 2
-VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
+# A free machine may go at any time: so many steps are lost at most, or progress.SAVE_SECONDS.
+SAVE_STEPS = 5
 
 
 def per_device_train_batch_size(model, choice: Choice, longest: int) -> int:
@@ -69,7 +67,7 @@ def build_trainer(
     """
     selection.check_rows(conversations)
     longest = max(data.check_lengths(conversations, tokenizer, choice.max_length))
-    rows = data.to_prompt_completion(conversations)
+    rows = stages.training_rows(conversations, choice)
     rows_at_once = per_device_train_batch_size(model, choice, longest)
     config = build_config(choice, len(rows), rows_at_once, folder, model)
     trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=config)
@@ -94,16 +92,17 @@ def build_config(
         fp16=not is_bfloat16_supported(),
         bf16=is_bfloat16_supported(),
         logging_steps=1,
+        logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=SAVE_STEPS,
-        save_total_limit=KEPT_CHECKPOINTS,
+        save_total_limit=checkpoints.KEPT,
         report_to="none",
         disable_tqdm=True,
     )
 
 
 def prepare(trainer: SFTTrainer, rows: "Dataset | None" = None) -> SFTTrainer:
-    """Keep the adapter in float32 and marks in texts as text; show losses as a plot instead of printed lines.
+    """Keep the adapter in float32 and marks in texts as text; show losses as a picture instead of printed lines.
 
     On a CPU, TRL turns the adapter of a 4-bit model into bfloat16 when the trainer is built. Its 8 bits
     are too few for small updates, and a resumed run would differ. On a GPU Unsloth prevents that.
@@ -136,8 +135,8 @@ def prepare(trainer: SFTTrainer, rows: "Dataset | None" = None) -> SFTTrainer:
     if trained_in := getattr(trainer.model, "trained_in", None):
         adapting.put_back(trainer.model, Path(trained_in))
     trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(LivePlot)
-    trainer.add_callback(LivePlot())
+    trainer.remove_callback(Panel)
+    trainer.add_callback(Panel())
     return trainer
 
 
@@ -147,45 +146,46 @@ def train(
     """Train, or go on where an interrupted run stopped; save the adapter and ``run.json``.
 
     Nothing that was computed is lost when the machine goes away: the folder holds the newest checkpoints,
-    and calling this again with the same trainer goes on from them. So it does after Stop. A run that is finished
-    is returned as it is. ``latest`` makes it the run that notebooks 06 and 07 look at.
+    and calling this again with the same trainer goes on from them. Stop ends the training after the step it is in, and
+    the run is returned as it is then (``status`` is "stopped"); calling this again goes on. A run that is finished is
+    returned as it is. ``latest`` makes it the run that notebooks 06 and 07 look at.
 
     Raises:
         CourseError: the trainer was not built for this choice and these conversations; another notebook trains
-            this run; or the training was stopped, and where it can go on.
+            this run; the loss is no number any more; or Stop was pressed twice, and where the training can go on.
     """
     selection.check_rows(conversations)
-    folder = Path(trainer.args.output_dir).absolute()
+    home = Path(trainer.args.output_dir).absolute()
     usual = _usual(trainer, choice, conversations)
-    asked.check_trainer(trainer, choice, conversations, folder, usual)
-    check_space(trainer, folder)
-    record = _describe(trainer, choice, conversations) | {"beside": not latest}
-    with claims.claim(folder) as lost, (stop := Stop(lost)).listening():
+    asked.check_trainer(trainer, choice, conversations, home, usual)
+    record = keeping.describe(trainer, choice, conversations)
+    looking = data.heldout("looking", presets.size().looking)
+    record |= {"beside": not latest, "heldout": keeping.describe_heldout(looking)}
+    with (
+        claims.claim(home) as lost,
+        (stop := Stop(lost)).listening(),
+        copier.on_this_machine(trainer, home) as folder,
+    ):
+        keeping.check_space(trainer, folder)
         before = runs.read(folder)
         asked.check_folder(folder, before, record)
         if not runs.is_finished(folder):
-            record = _train(trainer, folder, record, before, conversations, stop)
-        elif adapting.holds(trainer.model, folder):
-            record = before
-            print(
-                f"The run {folder.name} is finished, and nothing was trained now. For another one change the "
-                "choice, and run the cells from the one that adds the adapter on."
-            )
+            selection.check_apart(conversations, looking)
+            watch = [stop, Looking(looking, trainer.processing_class)]
+            record = _train(trainer, folder, record, before, conversations, choice, watch)
         else:
-            raise CourseError(
-                f"The run {folder.name} is finished, and its adapter is not the one of this trainer's model.",
-                "It was finished in another notebook, or the adapter was made anew since. Nothing was "
-                "overwritten.",
-                "For a new run, run the cells again from the one with runs.folder_for on.",
-            )
-        if latest:
+            asked.check_finished(trainer.model, folder)
+            record = before
+        folder = copies.finish(folder, home)
+        trainer.model.trained_in = str(folder)
+        if latest and folder == home:
             workspace.write_json("latest_run.json", {"name": folder.name})
     return runs.Run(folder, record)
 
 
 def _usual(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> SFTConfig:
     """The settings that a trainer for this choice has; what Unsloth prints about them was printed before."""
-    count, folder = len(data.to_prompt_completion(conversations)), Path(trainer.args.output_dir)
+    count, folder = len(stages.training_rows(conversations, choice)), Path(trainer.args.output_dir)
     with contextlib.redirect_stdout(io.StringIO()):
         return build_config(choice, count, 1, folder, trainer.model)
 
@@ -196,20 +196,17 @@ def _train(
     record: dict,
     before: dict,
     conversations: "Dataset",
-    stop: Stop,
+    choice: Choice,
+    watch: list[TrainerCallback],
 ) -> dict:
-    """Train to the end, and return the record; or CourseError saying where it was stopped."""
+    """Train to the end, or to where Stop was pressed, and return the record."""
     checkpoint = _checkpoint(trainer, folder, record, before)
-    kept = ("minutes", "tokens", "checkpoints") if checkpoint else ()
-    so_far = {name: before[name] for name in kept if name in before}
+    so_far = keeping.so_far(checkpoint, before)
     workspace.write_json(folder / "conversations.json", conversations.to_list())
-    runs.write(folder, record | {"status": "started"} | so_far)
+    runs.write(folder, record | so_far | {"status": "started"})
+    clock, best = _listen(trainer, folder, record, so_far, choice, watch)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    clock = Clock(folder, record, so_far.get("minutes", 0))
-    for callback in (clock, stop):
-        trainer.remove_callback(type(callback))
-        trainer.add_callback(callback)
     if not hasattr(trainer.accelerator.state, "distributed_type"):
         # Another SFTConfig since, as when its cell is run again, cleared what all trainers share.
         trainer.create_accelerator_and_postprocess()
@@ -220,41 +217,70 @@ def _train(
         with progress.writing(trainer, folder):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
-        raise progress.stopped(trainer, folder) from None
+        raise progress.broken_off(trainer, folder) from None
     except torch.OutOfMemoryError as error:
         # The frames of the error hold what filled the memory.
         traceback.clear_frames(error.__traceback__)
-        raise progress.full(trainer, folder) from None
+        raise progress.full(trainer, folder, choice) from None
     finally:
         # Undo the automatic mixed precision around the model: answers then equal those after a reload.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         # It stays marked as wrapped, and would go on without mixed precision.
         trainer.model.__dict__.pop("_is_accelerate_prepared", None)
-    if trainer.state.global_step < trainer.state.max_steps:
-        raise progress.stopped(trainer, folder)
-    stop.trained = True
-    return _save(trainer, folder, record | {"minutes": clock.minutes(), "status": "finished"})
+    # Again, where somebody deleted the workspace meanwhile.
+    workspace.write_json(folder / "conversations.json", conversations.to_list())
+    return _save(trainer, folder, record | clock.so_far(trainer.state), best.ended_early)
 
 
 def _checkpoint(trainer: SFTTrainer, folder: Path, record: dict, before: dict) -> Path | None:
     """Where a training goes on, with a word about it; CourseError if it has to begin, and the adapter is trained."""
+    if checkpoints.remove_partial(folder):
+        print("A checkpoint that was half written when the training ended was removed.")
     checkpoint = runs.newest_checkpoint(folder)
     if checkpoint:
-        asked.check_saved(checkpoint, record)
         print(f"Going on from {checkpoint.name}.")
+        keeping.check_belongs(checkpoint, record)
     elif adapting.is_trained(trainer.model):
         raise CourseError(
             f"This adapter has been trained already, and {folder.name} has no checkpoint to go on from.",
             "A run starts from an untrained adapter.",
             progress.FROM_THE_ADAPTER_ON,
         )
-    elif before:
-        print("No whole checkpoint is there: training starts anew.")
+    else:
+        keeping.forget_best(folder)
+        if before:
+            print("No whole checkpoint is there: training starts anew.")
     return checkpoint
 
 
-def _save(trainer: SFTTrainer, folder: Path, record: dict) -> dict:
-    """Save the adapter and the finished record, and return that."""
+def _listen(
+    trainer: SFTTrainer,
+    folder: Path,
+    record: dict,
+    so_far: dict,
+    choice: Choice,
+    watch: list[TrainerCallback],
+) -> tuple[Clock, keeping.Best]:
+    """Give the trainer what listens to its steps, in the order in which they have to hear of one."""
+    updates = Updates(so_far.get("updates", 0), so_far.get("skipped_updates", 0))
+    clock = Clock(folder, record, so_far, updates)
+    best = keeping.Best(folder, choice.patience)
+    panel = Panel(updates, keeping.predicted_gib(record, trainer.model), stages.borders(record))
+    guard = Guard(trainer, folder, choice)
+    for callback in (updates, clock, *watch, guard, best, panel):
+        trainer.remove_callback(type(callback))
+        trainer.add_callback(callback)
+    keeping.write_whole_checkpoints(trainer, folder, record, clock, choice)
+    return clock, best
+
+
+def _save(trainer: SFTTrainer, folder: Path, record: dict, ended_early: bool) -> dict:
+    """Save the adapter and the record of a run that is finished or stopped; return the record."""
+    state = trainer.state
+    whole = ended_early or state.global_step >= state.max_steps
+    record["status"] = "finished" if whole else "stopped"
+    if ended_early:
+        record["ended_early"] = True
     if found := adapting.fault(trainer.model):
         record["fault"] = found
         print(found)
@@ -264,34 +290,9 @@ def _save(trainer: SFTTrainer, folder: Path, record: dict) -> dict:
         trainer.save_model(str(folder))
         trainer.save_state()
     record["files"] = checkpoints.sizes_in(folder, runs.KEPT_FILES)
+    record["best"] = keeping.best_of(folder)
     asked.check_saved(folder, record)
     trainer.model.trained_in = str(folder)
     runs.write(folder, record)
+    keeping.say_end(folder, record, state.log_history)
     return record
-
-
-def check_space(trainer: SFTTrainer, folder: Path) -> None:
-    """CourseError unless there is room: adapter and both Adam states in float32, for each checkpoint.
-
-    An old checkpoint is deleted after the next one is written.
-    """
-    trainable = trainer.model.get_nb_trainable_parameters()[0]
-    at_once = KEPT_CHECKPOINTS + 1
-    workspace.need_space(at_once * 12 * trainable / memory.GIB + 0.05, f"the run in {folder.name}")
-
-
-def _describe(trainer: SFTTrainer, choice: Choice, conversations: "Dataset") -> dict:
-    args, template = trainer.args, str(trainer.processing_class.chat_template)
-    # The model that was loaded, also where COURSE_MODEL has changed since.
-    lengths = [len(row) for row in trainer.train_dataset["input_ids"]]
-    return runs.asked_of(choice, conversations, models.name_of(trainer.model)) | {
-        "tokens": round(sum(lengths) * choice.num_train_epochs),
-        "longest_row": max(lengths),
-        "per_device_train_batch_size": args.per_device_train_batch_size,
-        "learning_rate": args.learning_rate,
-        "warmup_steps": args.warmup_steps,
-        "load_in_4bit": adapting.in_4bit(trainer.model),
-        "chat_template": hashlib.sha256(template.encode()).hexdigest()[:16],
-        "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-    }

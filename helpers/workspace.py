@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from helpers.errors import CourseError
 
 KIT = Path(__file__).resolve().parent.parent
 DRIVE = Path("/content/drive/MyDrive")
+# Drive, once the workspace was found there: when it goes away, no other one takes its place in silence.
+_used: set[Path] = set()
+# What stays on this machine's disk when the workspace is on Drive: models, and runs while they are trained.
+MODELS, TRAINING = "models", "while-training"
 
 
 def root() -> Path:
@@ -17,24 +22,84 @@ def root() -> Path:
 
     ``COURSE_WORKSPACE`` if set, else a folder on Google Drive if that is mounted, else ``workspace``
     beside the helpers. On Colab only Drive outlives the machine.
+
+    Raises:
+        CourseError: it is on Drive, or was until now, and Drive is not mounted.
     """
+    return make(_chosen())
+
+
+def _chosen() -> Path:
     if named := settings.path("COURSE_WORKSPACE"):
-        folder = named
-        if DRIVE.parent in folder.parents and not DRIVE.is_dir():
-            raise CourseError(
-                f"COURSE_WORKSPACE = {folder} is on Google Drive, and Drive is not mounted.",
-                "A folder made there now would be gone with this machine, and in Drive's way.",
-                "Mount Drive (the folder symbol on the left, then the Drive symbol), then run this cell again.",
-            )
-    elif DRIVE.is_dir():
-        folder = DRIVE / "lora-course"
-    else:
-        folder = KIT / "workspace"
+        return named
+    if mounted():
+        _used.add(DRIVE)
+    return DRIVE / "lora-course" if DRIVE in _used else KIT / "workspace"
+
+
+def mounted() -> bool:
+    """Whether Google Drive is there: a disk of its own, and no folder of that name on this machine's disk.
+
+    Such a folder is left behind by whoever writes to a Drive that is not there (any more).
+    """
+    try:
+        return DRIVE.is_dir() and DRIVE.stat().st_dev != DRIVE.parent.parent.stat().st_dev
+    except OSError:  # the connection to Drive is lost
+        return False
+
+
+def is_on_drive(folder: Path) -> bool:
+    """Whether a folder lies on Google Drive, mounted or not; shared drives count."""
+    whole = os.path.realpath(folder)  # a folder of another name may lead there
+    return any(Path(p).is_relative_to(DRIVE.parent) for p in (whole, folder.absolute()))
+
+
+def on_drive() -> bool:
+    """Whether this workspace lies on Google Drive."""
+    return is_on_drive(root())
+
+
+def need_drive(folder: Path) -> None:
+    """Raise CourseError if a folder lies on Google Drive, and Drive is not there."""
+    if not is_on_drive(folder) or mounted():
+        return
+    # Google mounts on an empty folder only, and takes one with a MyDrive in it for Drive itself.
+    left = f" First move the folder {DRIVE.parent} away, which is on this machine's disk: !mv {DRIVE.parent} {DRIVE.parent}-left"
+    raise CourseError(
+        f"{folder} is on Google Drive, and Drive is not mounted.",
+        "It never was in this session, or the connection was lost. A folder made there now would be gone with this "
+        "machine, and in Drive's way.",
+        "Mount Drive (the folder symbol on the left, then the Drive symbol), then run this cell again."
+        + (left if _is_in_the_way() else ""),
+    )
+
+
+def _is_in_the_way() -> bool:
+    """Whether a folder on this machine's disk lies where Drive is mounted."""
+    with contextlib.suppress(OSError):
+        return not mounted() and any(DRIVE.parent.iterdir())
+    return False
+
+
+def local() -> Path:
+    """The folder for what never goes to Drive: models, and runs while they are trained; made if missing.
+
+    The workspace itself, or where that is on Drive, ``COURSE_LOCAL`` if set, else ``workspace`` beside the helpers.
+    """
+    folder = _chosen()
+    if is_on_drive(folder):
+        folder = settings.path("COURSE_LOCAL") or KIT / "workspace"
     return make(folder)
 
 
+def models() -> Path:
+    """The folder for models: on this machine's disk, since a base model would fill a student's Drive."""
+    return local() / MODELS
+
+
 def make(folder: Path) -> Path:
-    """A folder, made if missing."""
+    """A folder, made if missing; CourseError where that cannot be, or on a Drive that is not there."""
+    need_drive(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,16 +128,18 @@ def describe(on_drive: bool = False) -> str:
     if on_drive:
         _mount_drive()
     folder = root()
-    made_before = sorted(p.name for p in (KIT / "workspace").glob("*") if p.name != "models")
+    made_before = sorted(
+        p.name for p in (KIT / "workspace").glob("*") if p.name not in (MODELS, TRAINING)
+    )
     if folder == DRIVE / "lora-course" and made_before:
         print(
             f"Made before Drive was mounted, and not on it: {', '.join(made_before)} in {KIT / 'workspace'}. "
             f"Copy to {folder} what you need."
         )
-    if folder.is_relative_to("/content") and DRIVE not in folder.parents:
+    if folder.is_relative_to("/content") and not is_on_drive(folder):
         return (
             f"Workspace: {folder}, gone with this machine. To keep your work, tick keep_my_work_on_google_drive "
-            "in this cell and run it again."
+            "in this cell and run it again; or take a trained run with you as one file: bundle.as_zip(run)."
         )
     return f"Workspace: {shown(folder)}"
 
@@ -98,19 +165,23 @@ def _mount_drive() -> None:
             "It asks for your permission in a window, which was closed or refused.",
             "Run this cell again and allow it; or untick keep_my_work_on_google_drive to work without.",
         ) from error
+    if _is_in_the_way():
+        need_drive(DRIVE)
 
 
 def path(*parts: str | Path) -> Path:
-    """A path inside the workspace."""
-    return root().joinpath(*parts)
+    """A path inside the workspace; a whole path stays what it is."""
+    named = Path(*parts)
+    return named if named.is_absolute() else root() / named
 
 
-def need_space(gib: float, purpose: str) -> None:
-    """Raise CourseError unless the workspace's disk has ``gib`` GiB free."""
-    free = shutil.disk_usage(root()).free / 2**30
+def need_space(gib: float, purpose: str, folder: Path | None = None) -> None:
+    """Raise CourseError unless the disk of a folder, or of the workspace, has ``gib`` GiB free."""
+    folder = folder or root()
+    free = shutil.disk_usage(folder).free / 2**30
     if free < gib:
         raise CourseError(
-            f"{free:.1f} GiB are free where {root()} lies, and {purpose} needs {gib:.1f}.",
+            f"{free:.1f} GiB are free where {folder} lies, and {purpose} needs {gib:.1f}.",
             "A half-written file would be worse than none.",
             "Delete what you no longer need there (old folders in runs/), then run this cell again.",
         )
@@ -120,8 +191,12 @@ def write_json(name: str | Path, content: object) -> Path:
     """Write a JSON file, named from the workspace, in one step.
 
     A crash or a full disk leaves the old file or the new one, never half of one.
+
+    Raises:
+        CourseError: it cannot be written, or should go to a Drive that is not there (any more).
     """
     target = path(name)
+    need_drive(target)
     partial = target.with_suffix(".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

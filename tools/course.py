@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable)
     asked = parser.parse_args()
     # Kernels run in notebooks/: a path that was given from here would mean another file there.
-    for name in ("COURSE_TEST_SET", "COURSE_WORKSPACE"):
+    for name in ("COURSE_TEST_SET", "COURSE_HELDOUT", "COURSE_WORKSPACE"):
         settings.path(name)
     if asked.full or asked.in_place:
         import fresh

@@ -23,7 +23,14 @@ import record
 PLACE = kernels.BUILD / "fresh"
 WORKSPACE = PLACE / "workspace"
 # Variables that would make another course of it.
-FOREIGN = ("COURSE_SIZE", "COURSE_MODEL", "COURSE_TEST_SET", "COURSE_T4", "OMP_NUM_THREADS")
+FOREIGN = (
+    "COURSE_SIZE",
+    "COURSE_MODEL",
+    "COURSE_TEST_SET",
+    "COURSE_HELDOUT",
+    "COURSE_T4",
+    "OMP_NUM_THREADS",
+)
 
 
 def workspace_pattern(root: Path) -> re.Pattern:

@@ -31,7 +31,7 @@ def prepare_model(python: str = sys.executable) -> None:
 
     Whether one that is there is whole, each notebook checks.
     """
-    if workspace.path("models", presets.EMBEDDED).is_dir():
+    if (workspace.models() / presets.EMBEDDED).is_dir():
         return
     code = "from helpers import models; models.locate()"
     done = subprocess.run(

@@ -244,6 +244,9 @@ class Judge:
             rows.select([i * len(rows) // size for i in range(size)]) for rows in (best, *own)
         ]
         candidates = [rows.select(range(n)) for rows in (best, *spread) for n in (size, *FEWER)]
+        if record["choice"].get("stages"):
+            # As the cell that trains in stages orders them.
+            candidates = [selection.select(c, selection.answer_words) for c in candidates]
         return next(c for c in candidates if selection.fingerprint(c) == record["data"])
 
 

@@ -44,7 +44,7 @@ def trained(tiny_llama, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def killed(tiny_llama, tmp_path_factory):
-    """Workspace of a training that got kill -9 after step 22, with checkpoints of steps 10 and 20."""
+    """Workspace of a training that got kill -9 after step 22, with checkpoints of steps 15 and 20."""
     import tiny_run
 
     folder = tmp_path_factory.mktemp("killed") / "workspace"
@@ -65,7 +65,7 @@ def interrupted(killed, workspace):
     """The run folder in a copy of that workspace."""
     shutil.copytree(killed, workspace)
     (folder,) = (workspace / "runs").iterdir()
-    assert {f.name for f in folder.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-20"}
+    assert {f.name for f in folder.glob("checkpoint-*")} == {"checkpoint-15", "checkpoint-20"}
     return folder
 
 

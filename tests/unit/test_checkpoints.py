@@ -1,6 +1,7 @@
 """Going on after an interruption: from the newest whole checkpoint, to the same end, and nothing is taken twice."""
 
 import gc
+import json
 import re
 import shutil
 import subprocess
@@ -11,12 +12,12 @@ import pytest
 import tiny_run
 from transformers import TrainerCallback
 
-from helpers import runs, training
+from helpers import checkpoints, progress, runs, training
 from helpers.errors import CourseError
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
 
-# What Trainer writes into a checkpoint of an adapter; with fp16 also scaler.pt.
+# What Trainer writes into a checkpoint of an adapter, with fp16 also scaler.pt; and the course's own file.
 FILES = (
     "README.md",
     "adapter_config.json",
@@ -25,6 +26,7 @@ FILES = (
     "optimizer.pt",
     "rng_state.pth",
     "scheduler.pt",
+    "so_far.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "trainer_state.json",
@@ -62,7 +64,7 @@ def test_with_any_file_damaged_training_goes_on_exactly_from_the_checkpoint_befo
 ):
     class Enough(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 12
+            control.should_training_stop = state.global_step == 17
 
     rows = tiny_run.conversations()
     _, _, trainer = tiny_run.build(rows)
@@ -75,35 +77,167 @@ def test_with_any_file_damaged_training_goes_on_exactly_from_the_checkpoint_befo
             shutil.rmtree(interrupted)
             shutil.copytree(killed / "runs" / interrupted.name, interrupted)
             damage(interrupted / "checkpoint-20" / name, share)
-            with pytest.raises(CourseError, match="after step 12 of 24"):
-                training.train(trainer, tiny_run.CHOICE, rows)
+            training.train(trainer, tiny_run.CHOICE, rows)
             said, case = capsys.readouterr().out, (name, kind)
+            assert "stopped after step 17 of 24" in said, case
             assert f"checkpoint-20 in {interrupted.name} is passed over: {name}" in said, case
-            assert "Going on from checkpoint-10." in said, case
+            assert "Going on from checkpoint-15." in said, case
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-            assert losses == [loss for _, loss in runs.losses(trained.run.folder)][:12], case
+            assert losses == [loss for _, loss in runs.losses(trained.run.folder)][:17], case
+
+
+def forget_sizes(run: Path) -> None:
+    """As where the machine went away before ``run.json`` was written."""
+    runs.write(run, {n: v for n, v in runs.read(run).items() if n != "checkpoints"})
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_without_its_size_on_record_a_needed_file_that_is_cut_is_noticed(interrupted, name):
-    runs.write(interrupted, {n: v for n, v in runs.read(interrupted).items() if n != "checkpoints"})
+def test_a_checkpoint_knows_the_sizes_of_its_files_by_itself(interrupted, name):
+    forget_sizes(interrupted)
+    damage(interrupted / "checkpoint-20" / name, 0.5)
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-15"
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"so_far.json"}))
+def test_without_any_size_on_record_a_needed_file_that_is_cut_is_noticed(interrupted, name):
+    """An older version of the course wrote no so_far.json."""
+    forget_sizes(interrupted)
+    for checkpoint in interrupted.glob("checkpoint-*"):
+        (checkpoint / "so_far.json").unlink()
     damage(interrupted / "checkpoint-20" / name, 0.5)
     # A card or a template that ends early does not show it, and training does not read them.
     text = name in ("README.md", "chat_template.jinja")
-    assert runs.newest_checkpoint(interrupted).name == f"checkpoint-{20 if text else 10}"
+    assert runs.newest_checkpoint(interrupted).name == f"checkpoint-{20 if text else 15}"
+
+
+def test_a_training_in_fp16_goes_on_only_with_its_gradient_scaler(interrupted, capsys):
+    note = interrupted / "checkpoint-20" / "so_far.json"
+    said = json.loads(note.read_text())
+    forget_sizes(interrupted)
+    note.write_text(json.dumps(said | {"number_format": "float16"}))
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-15"
+    assert "scaler.pt is missing" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------- whole or not there
+def test_what_a_killed_run_was_writing_is_removed_and_said_in_one_line(
+    interrupted, trained, resume, capsys
+):
+    half = interrupted / "partial-checkpoint" / "checkpoint-22"
+    shutil.copytree(interrupted / "checkpoint-20", half)
+    damage(half / "optimizer.pt", 0.5)
+    run, steps = resume()
+    assert steps == tiny_run.STEPS - 20
+    assert capsys.readouterr().out.count("half written") == 1
+    assert not list(interrupted.glob("partial*")) and not list(interrupted.glob("passed-over*"))
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+def test_a_checkpoint_has_its_name_only_when_all_of_it_is_written(workspace, monkeypatch):
+    """Between any two files that Trainer writes, the folder holds whole checkpoints only."""
+    _, _, trainer = tiny_run.build()
+    kept, seen = Path(trainer.args.output_dir), []
+
+    def watched(name):
+        save = getattr(trainer, name)
+
+        def then(*args, **kwargs):
+            found = [path for path in kept.glob("checkpoint-*")]
+            seen.append({path.name: checkpoints._fault(path, step_of(path), {}) for path in found})
+            return save(*args, **kwargs)
+
+        monkeypatch.setattr(trainer, name, then)
+
+    for name in ("save_model", "_save_optimizer_and_scheduler", "_save_rng_state"):
+        watched(name)
+    training.train(trainer, tiny_run.CHOICE, tiny_run.conversations())
+    assert len(seen) == 3 * 5 + 1
+    assert all(fault is None for found in seen for fault in found.values())
+    # The older two are deleted when the new one is there.
+    assert set(seen[-2]) == {"checkpoint-15", "checkpoint-20"}
+    assert {path.name for path in kept.glob("checkpoint-*")} == {"checkpoint-20", "checkpoint-24"}
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))
+
+
+def test_after_two_minutes_a_checkpoint_is_written_between_those_of_every_five_steps(
+    workspace, monkeypatch
+):
+    monkeypatch.setattr(progress, "SAVE_SECONDS", -1)
+    saved = []
+
+    class Note(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            saved.append(state.global_step)
+
+    run = tiny_run.fit(callback=Note()).run
+    assert saved == [step + 1 for step in range(tiny_run.STEPS)]
+    assert run.record["minutes"] >= 0
+
+
+# -------------------------------------------------------------------------------------- never mixed
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", "another"), ("data", "0" * 64), ("choice", {"r": 5}), ("number_format", "float16")],
+)
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(interrupted, resume, name, value):
+    note = interrupted / "checkpoint-20" / "so_far.json"
+    (interrupted / "checkpoint-20" / "scaler.pt").write_bytes(
+        (interrupted / "checkpoint-20" / "optimizer.pt").read_bytes()
+    )
+    note.write_text(json.dumps(json.loads(note.read_text()) | {name: value}))
+    forget_sizes(interrupted)
+    with pytest.raises(CourseError, match=f"of another run: another {name}"):
+        resume()
+    # Followed to the letter.
+    shutil.move(interrupted / "checkpoint-20", interrupted.parent.parent / "away")
+    _, steps = resume()
+    assert steps == tiny_run.STEPS - 15
+
+
+def test_a_run_that_began_in_another_number_format_is_not_gone_on_with(interrupted, resume):
+    record = runs.read(interrupted)
+    runs.write(interrupted, record | {"number_format": "float16", "machine": {"gpu": "Tesla T4"}})
+    with pytest.raises(CourseError, match="began in float16") as caught:
+        resume()
+    assert "Tesla T4" in caught.value.todo
+
+
+def test_other_versions_are_said_and_gone_on_with(interrupted, trained, resume, capsys):
+    note = interrupted / "checkpoint-20" / "so_far.json"
+    said = json.loads(note.read_text())
+    said["versions"]["peft"] = "0.1"
+    note.write_text(json.dumps(said))
+    forget_sizes(interrupted)
+    run, _ = resume()
+    assert "saved with peft 0.1 (now " in capsys.readouterr().out
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+def test_a_run_of_a_version_that_knew_no_patience_is_the_same_run(interrupted, resume):
+    record = runs.read(interrupted)
+    del record["choice"]["patience"], record["number_format"]
+    runs.write(interrupted, record)
+    for checkpoint in interrupted.glob("checkpoint-*"):
+        (checkpoint / "so_far.json").unlink()
+    forget_sizes(interrupted)
+    run, steps = resume()
+    assert run.folder == interrupted and steps == tiny_run.STEPS - 20
 
 
 def test_what_was_passed_over_is_kept_and_not_tried_again(interrupted, capsys):
     damage(interrupted / "checkpoint-20" / "optimizer.pt", 0.5)
-    assert runs.newest_checkpoint(interrupted).name == "checkpoint-10"
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-15"
     (said,) = capsys.readouterr().out.splitlines()
     assert "optimizer.pt is cut off" in said and "passed-over-checkpoint-20" in said
-    assert runs.newest_checkpoint(interrupted).name == "checkpoint-10"
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-15"
     assert capsys.readouterr().out == ""
     assert (interrupted / "passed-over-checkpoint-20" / "adapter_model.safetensors").is_file()
     # A second one of the same step keeps the first.
     shutil.copytree(interrupted / "passed-over-checkpoint-20", interrupted / "checkpoint-20")
-    assert runs.newest_checkpoint(interrupted).name == "checkpoint-10"
+    assert runs.newest_checkpoint(interrupted).name == "checkpoint-15"
     assert len(list(interrupted.glob("passed-over-*"))) == 2
 
 
@@ -139,7 +273,7 @@ def test_what_only_looks_like_a_checkpoint_is_passed_over_and_left_whole(
 
 
 def test_a_copy_under_another_step_s_name_is_none_of_that_step(interrupted):
-    shutil.copytree(interrupted / "checkpoint-10", interrupted / "checkpoint-100")
+    shutil.copytree(interrupted / "checkpoint-15", interrupted / "checkpoint-150")
     assert runs.newest_checkpoint(interrupted).name == "checkpoint-20"
 
 
@@ -152,11 +286,11 @@ def test_an_empty_folder_is_removed(interrupted, capsys):
 
 def test_the_newest_checkpoint_is_the_one_with_the_most_steps(interrupted):
     """In numbers, not in letters: 20 comes after 9."""
-    shutil.copytree(interrupted / "checkpoint-10", interrupted / "checkpoint-9")
+    shutil.copytree(interrupted / "checkpoint-15", interrupted / "checkpoint-9")
     state = interrupted / "checkpoint-9" / "trainer_state.json"
-    state.write_text(re.sub(r'"global_step": 10', '"global_step": 9', state.read_text()))
+    state.write_text(re.sub(r'"global_step": 15', '"global_step": 9', state.read_text()))
     sizes = runs.read(interrupted)["checkpoints"]
-    assert sizes.keys() == {"checkpoint-10", "checkpoint-20"}
+    assert sizes.keys() == {"checkpoint-15", "checkpoint-20"}
     assert runs.newest_checkpoint(interrupted).name == "checkpoint-20"
 
 
@@ -175,7 +309,7 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_is_finished_without_a_s
 def test_empty_files_in_a_folder_that_no_run_made_are_no_checkpoint(tmp_path):
     """`cut_checkpoint.py` among the reports: a folder on Drive whose files have not arrived."""
     code = (
-        "import sys, pathlib; from helpers import runs; newest = pathlib.Path(sys.argv[1]) / 'checkpoint-10'; "
+        "import sys, pathlib; from helpers import runs; newest = pathlib.Path(sys.argv[1]) / 'checkpoint-15'; "
         "newest.mkdir(); names = ('adapter_model.safetensors', 'optimizer.pt', 'scheduler.pt', 'rng_state.pth'); "
         "[(newest / name).write_bytes(b'') for name in names]; "
         "(newest / 'trainer_state.json').write_text('{}'); print(runs.newest_checkpoint(newest.parent))"

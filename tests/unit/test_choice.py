@@ -303,6 +303,7 @@ def test_the_calls_that_notebooks_write_out_name_the_same_arguments():
     # What differs between machines, how often to note and save, and where.
     beside = {"output_dir", "fp16", "bf16", "report_to", "disable_tqdm"}
     beside |= {"logging_steps", "save_strategy", "save_steps", "save_total_limit"}
+    beside |= {"logging_nan_inf_filter"}
     assert training == beside | set(Choice().training_arguments(100, 2, 2e-4))
 
 

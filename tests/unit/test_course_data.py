@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from statistics import mean, quantiles
 
 import pytest
 
@@ -72,7 +73,8 @@ def test_there_is_enough_to_choose_from_and_to_measure_on():
 @pytest.mark.parametrize("name", FILES[:2])
 def test_training_rows_have_the_homeworks_schema(name):
     for row in read(name):
-        assert list(row) == ["id", "conversations", "score"]
+        part = ["part"] if name == "heldout.json" else []
+        assert list(row) == ["id", "conversations", "score", *part]
         assert isinstance(row["id"], str)
         assert isinstance(row["score"], float)
         turns = row["conversations"]
@@ -112,6 +114,27 @@ def test_every_id_occurs_once_over_all_files():
 def test_no_question_occurs_twice_within_or_between_files():
     asked = Counter(questions(POOL) + questions(HELDOUT) + questions(TEST_PROMPTS))
     assert [question for question, n in asked.items() if n > 1] == []
+
+
+# --------------------------------------------------------------------------------------- the two parts
+def test_each_part_of_the_heldout_rows_has_as_many_as_the_readme_says():
+    said = dict(re.findall(r"^\| (looking|measuring) \| (\d+) \|", README, re.MULTILINE))
+    parts = Counter(row["part"] for row in HELDOUT)
+    assert parts == {part: int(count) for part, count in said.items()}
+
+
+def test_the_two_parts_of_the_heldout_rows_are_alike_in_length():
+    for place in (0, 1):  # question, answer
+        looking, measuring = (
+            [
+                len(row["conversations"][place]["content"].split())
+                for row in HELDOUT
+                if row["part"] == part
+            ]
+            for part in ("looking", "measuring")
+        )
+        assert mean(looking) == pytest.approx(mean(measuring), abs=1)
+        assert quantiles(looking) == pytest.approx(quantiles(measuring), abs=2)
 
 
 # --------------------------------------------------------------------------------------------- scores

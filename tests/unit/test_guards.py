@@ -141,6 +141,12 @@ def test_known_values_are_known_to_the_packages_too():
     assert 'use_gradient_checkpointing = "unsloth"' in text
 
 
+def test_unsloth_asks_the_gpu_itself_whether_it_has_bfloat16_and_not_pytorch():
+    """PyTorch counts a T4's imitation of bfloat16 as support; Unsloth wants compute capability 8."""
+    text = ast.unparse(package_file("unsloth.models._utils"))
+    assert "SUPPORTS_BFLOAT16 = _bf16_cap is not None and _bf16_cap[0] >= 8" in text
+
+
 # ------------------------------------------------------------------------------------ cells that install
 INSTALLS = re.compile(
     r"\b(pip[\d.]*|pipx|uv|conda|mamba|apt|apt-get)(\s+\S+){0,3}?\s+(install|add|sync)\b|\bensurepip\b"

@@ -228,6 +228,21 @@ def test_a_loaded_model_has_4_bit_projections_and_a_template_that_was_not_there(
     assert text == "<s>[INST] Name the green pigment. [/INST] Chlorophyll. </s>"
 
 
+@pytest.mark.parametrize("name", ["tiny", "small", "run"])
+def test_a_tokenizer_loaded_alone_is_the_one_that_comes_with_the_weights(
+    tiny_llama, trained, name, monkeypatch
+):
+    place = {"tiny": tiny_llama, "small": presets.EMBEDDED, "run": trained.run.folder}[name]
+    _, theirs = models.load(place, max_seq_length=512)
+    monkeypatch.setattr(models.FastLanguageModel, "from_pretrained", None)  # no weights
+    alone = models.load_tokenizer(place)
+    for what in ("chat_template", "special_tokens_map", "padding_side", "loaded_end"):
+        assert getattr(alone, what) == getattr(theirs, what)
+    assert alone.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert "[INST]" in models.load_tokenizer(tiny_llama, template="llama").chat_template
+    assert "no/such-model" in refusal(models.load_tokenizer, "no/such-model")
+
+
 def test_the_4_bit_weights_are_nf4_with_double_quantisation(tiny_llama):
     model, _ = models.load(tiny_llama, max_seq_length=128)
     state = model.model.layers[0].mlp.up_proj.weight.quant_state

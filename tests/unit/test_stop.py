@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from full_disk import files_limited_to
 from transformers import TrainerCallback
 
-from helpers import adapting, runs, training
+from helpers import adapting, answering, asked, earlier, keeping, models, runs, training
 from helpers import workspace as places
 from helpers.errors import CourseError
-from helpers.progress import Clock, LivePlot, Stop
+from helpers.panel import Panel
+from helpers.progress import Clock, Guard, Stop
+from helpers.watching import Looking, Updates
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
 
@@ -32,7 +35,7 @@ class PressStop(TrainerCallback):
                 os.kill(os.getpid(), signal.SIGINT)
 
 
-def stopped(trainer, rows) -> str:
+def broken_off(trainer, rows) -> str:
     with pytest.raises(CourseError) as caught:
         training.train(trainer, tiny_run.CHOICE, rows)
     return str(caught.value)
@@ -43,24 +46,93 @@ def rows():
     return tiny_run.conversations()
 
 
-def test_stop_ends_after_the_step_and_the_same_cell_goes_on_to_the_same_end(
+def test_stop_ends_after_the_step_with_a_run_and_the_same_cell_goes_on_to_the_same_end(
     workspace, rows, trained, capsys
 ):
     _, _, trainer = tiny_run.build(rows)
     trainer.add_callback(PressStop(3, 16))
-    said = stopped(trainer, rows)
-    assert "stopped after step 4 of 24" in said
-    assert "checkpoint-4 of the run r4-alpha8" in said and "Run this cell again" in said
-    assert "Stopping after this step" in capsys.readouterr().out
-    assert "after step 17 of 24" in stopped(trainer, rows)
-    assert "Going on from checkpoint-4." in capsys.readouterr().out
     run = training.train(trainer, tiny_run.CHOICE, rows)
-    assert "Going on from checkpoint-17." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Stopping after this step" in said
+    assert "Training stopped after step 4 of 24: the run r4-alpha8 is saved as it is now" in said
+    assert "Run this cell again to go on" in said
+    assert run.record["status"] == "stopped" and (run.record["step"], run.record["steps"]) == (
+        4,
+        24,
+    )
+    assert run.record["tokens"] == round(trained.run.record["tokens"] * 4 / 24)
+    run = training.train(trainer, tiny_run.CHOICE, rows)
+    said = capsys.readouterr().out
+    assert "Going on from checkpoint-4." in said and "after step 17 of 24" in said
+    run = training.train(trainer, tiny_run.CHOICE, rows)
+    said = capsys.readouterr().out
+    assert "Going on from checkpoint-17." in said and "stopped" not in said
+    assert run.record["status"] == "finished" and run.record["step"] == 24
     tiny_run.assert_same_adapter(run, trained.run)
     assert runs.losses(run.folder) == runs.losses(trained.run.folder)
     # One clock, one plot, one listener, however often it was stopped.
-    for kind in (Clock, LivePlot, Stop):
+    for kind in (Clock, Guard, keeping.Best, Looking, Panel, Stop, Updates):
         assert sum(isinstance(one, kind) for one in trainer.callback_handler.callbacks) == 1
+
+
+@pytest.fixture
+def stopped(workspace, rows):
+    """A run that was stopped after step 12, and its trainer."""
+    fitted = tiny_run.fit(rows, callback=PressStop(11))
+    assert fitted.run.record["step"] == 12
+    return fitted
+
+
+def test_a_stopped_run_holds_the_adapter_as_it_is_then(stopped, capsys):
+    run = stopped.run
+    assert adapting.holds(stopped.model, run.folder)
+    checkpoint = run.folder / "checkpoint-12"
+    assert str(tiny_run.adapter(run.folder)) == str(tiny_run.adapter(checkpoint))
+    assert [step for step, _ in runs.losses(run.folder)] == [n + 1 for n in range(12)]
+    asked.check_model(stopped.model, run)
+    # Answers of the model and of the saved adapter are the same ones.
+    model, tokenizer = models.load(run.folder, max_seq_length=512)
+    again = answering.generate(model, tokenizer, ["Why?"], max_new_tokens=4)
+    assert again == answering.generate(stopped.model, tokenizer, ["Why?"], max_new_tokens=4)
+
+
+def test_the_next_notebook_takes_a_stopped_run_and_says_that_it_is_one(stopped, capsys):
+    assert runs.latest() == stopped.run
+    run = earlier.finished_run()
+    assert run == stopped.run and run.record == runs.read(run.folder)
+    assert "32 conversations, stopped after step 12 of 24." in capsys.readouterr().out
+    assert not runs.is_finished(run.folder)
+    assert runs.find(tiny_run.CHOICE, tiny_run.conversations(), run.record["model"]) is None
+
+
+def test_in_a_new_session_a_stopped_run_goes_on_in_its_folder(stopped, trained, resume):
+    run, steps = resume()
+    assert run.folder == stopped.run.folder and steps == 12
+    tiny_run.assert_same_adapter(run, trained.run)
+    assert runs.latest() == run
+
+
+def test_a_stopped_run_that_goes_on_is_nobody_s_latest_until_it_ends(stopped, rows):
+    runs.write(stopped.run.folder, stopped.run.record | {"status": "started"})
+    assert runs.latest() is None
+    assert "goes on since" in runs.missing()
+
+
+def test_a_relative_of_a_run_is_compared_as_a_whole_only(workspace, rows, trained, monkeypatch):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    changed = {"r": 2, "num_train_epochs": 1}
+    prepare = training.prepare
+
+    def pressed(trainer, rows):
+        prepare(trainer, rows).add_callback(PressStop(3))
+        return trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "prepare", pressed)
+        with pytest.raises(CourseError, match="was stopped after step 4 of 8"):
+            earlier.variant(runs.latest(), rows, **changed)
+    assert runs.latest().folder.name == trained.run.folder.name
+    assert earlier.variant(runs.latest(), rows, **changed).record["status"] == "finished"
 
 
 def test_stop_in_the_last_step_is_a_finished_run(workspace, rows, trained):
@@ -76,7 +148,7 @@ def test_a_second_stop_breaks_off_at_once_and_the_newest_checkpoint_is_gone_on_f
 ):
     _, _, trainer = tiny_run.build(rows)
     trainer.add_callback(PressStop(13, times=2))
-    said = stopped(trainer, rows)
+    said = broken_off(trainer, rows)
     assert "after step 13 of 24" in said and "checkpoint-10" in said
     run = training.train(trainer, tiny_run.CHOICE, rows)
     tiny_run.assert_same_adapter(run, trained.run)
@@ -93,25 +165,27 @@ def test_a_disk_that_is_full_ends_in_a_sentence_and_the_same_cell_goes_on(worksp
     _, _, trainer = tiny_run.build(rows)
     trainer.add_callback(Fill())
     with contextlib.ExitStack() as limit:
-        said = stopped(trainer, rows)
-    assert "After step 20 of 24 nothing could be written" in said and "Make room" in said
+        said = broken_off(trainer, rows)
+    assert "After step 12 of 24 nothing could be written" in said and "Make room" in said
+    # What was begun takes no room away.
+    assert not list((workspace / "runs").glob("*/partial*"))
     assert "checkpoint-10 of the run is saved" in said
     trainer.remove_callback(Fill)
     run = training.train(trainer, tiny_run.CHOICE, rows)
     tiny_run.assert_same_adapter(run, trained.run)
 
 
-@pytest.mark.parametrize("step", [0, 5])
+@pytest.mark.parametrize("step", [0, 3])
 def test_broken_off_before_the_first_checkpoint_it_says_how_to_begin_anew(
     workspace, rows, trained, step
 ):
     model, tokenizer, trainer = tiny_run.build(rows)
     trainer.add_callback(PressStop(step, times=2))
-    said = stopped(trainer, rows)
+    said = broken_off(trainer, rows)
     assert "no checkpoint was saved yet" in said and "adapting.add_adapter" in said
     if step:
         # The adapter in memory is half-trained: going on from it would be another run.
-        assert "has been trained already" in stopped(trainer, rows)
+        assert "has been trained already" in broken_off(trainer, rows)
         model = adapting.add_adapter(model, tiny_run.CHOICE)
         folder = runs.folder_for(tiny_run.CHOICE, rows)
         trainer = training.build_trainer(model, tokenizer, rows, tiny_run.CHOICE, folder)
@@ -133,7 +207,7 @@ def test_a_step_that_does_not_fit_says_what_to_choose_and_nothing_saved_is_lost(
 ):
     _, _, trainer = tiny_run.build(rows)
     trainer.add_callback(Fill())
-    said = stopped(trainer, rows)
+    said = broken_off(trainer, rows)
     assert "Step 13 of 24 does not fit" in said and "checkpoint-10" in said
     assert "smaller per_device_train_batch_size" in said and "Restart the session" in said
     trainer.remove_callback(Fill)
@@ -145,7 +219,7 @@ def test_outside_a_training_stop_means_what_it_meant_before(workspace, rows):
     before = signal.getsignal(signal.SIGINT)
     _, _, trainer = tiny_run.build(rows)
     trainer.add_callback(PressStop(3))
-    stopped(trainer, rows)
+    assert training.train(trainer, tiny_run.CHOICE, rows).record["status"] == "stopped"
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
@@ -166,8 +240,8 @@ trainer.add_callback(Slow())
 TRAIN = "run = training.train(trainer, tiny_run.CHOICE, rows)"
 # What the plot of the training now drew.
 POINTS = """
-from helpers.progress import LivePlot
-(plot,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, LivePlot)]
+from helpers.panel import Panel
+(plot,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, Panel)]
 print(*[step for step, _ in plot.points])
 """
 
@@ -200,22 +274,20 @@ def of_type(messages, kind):
 
 
 @pytest.mark.slow
-def test_in_a_notebook_stop_is_three_lines_and_running_the_cell_again_draws_a_new_plot(kernel):
+def test_in_a_notebook_stop_is_a_sentence_and_running_the_cell_again_draws_a_new_plot(kernel):
     manager, client = kernel
     paths = [str(places.KIT), os.path.dirname(tiny_run.__file__)]
     assert not of_type(run_cell(client, SET_UP.format(paths=paths)), "error")
     pressed = []
 
     def press_stop(message):
-        if message["msg_type"] == "update_display_data" and not pressed:
+        if message["msg_type"] == "display_data" and not pressed:
             pressed.append(manager.interrupt_kernel())
 
     first = run_cell(client, TRAIN, press_stop)
-    (error,) = of_type(first, "error")
-    assert error["ename"] == "CourseError"
-    lines = "\n".join(error["traceback"]).splitlines()
-    assert len(lines) == 3 and "Training was stopped after step" in lines[0]
-    done = int(re.search(r"after step (\d+)", lines[0])[1])
+    assert not of_type(first, "error")
+    said = "".join(message["text"] for message in of_type(first, "stream"))
+    (done,) = map(int, re.findall(r"Training stopped after step (\d+) of 24", said))
 
     second = run_cell(client, TRAIN)
     assert not of_type(second, "error")
@@ -257,7 +329,7 @@ def test_where_no_checkpoint_fits_on_the_disk_it_says_that_nothing_is_saved(work
     _, _, trainer = tiny_run.build(rows)
     trainer.add_callback(Fill())
     with contextlib.ExitStack() as limit:
-        said = stopped(trainer, rows)
+        said = broken_off(trainer, rows)
     assert "Nothing is saved yet" in said and "goes on from what is saved" not in said
 
 

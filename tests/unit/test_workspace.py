@@ -4,6 +4,7 @@ import sys
 import types
 from pathlib import Path
 
+import drives
 import pytest
 from full_disk import files_limited_to
 from hypothesis import HealthCheck, given, settings
@@ -65,23 +66,73 @@ def test_a_tilde_in_the_variable_is_the_home_folder(tmp_path, monkeypatch):
     assert places.root() == tmp_path / "course"
 
 
-@pytest.mark.parametrize("unset", [None, ""])
-def test_without_the_variable_a_mounted_drive_is_used(tmp_path, monkeypatch, unset):
-    if unset is None:
-        monkeypatch.delenv("COURSE_WORKSPACE")
-    else:
-        monkeypatch.setenv("COURSE_WORKSPACE", unset)
-    drive = tmp_path / "MyDrive"
-    monkeypatch.setattr(places, "DRIVE", drive)
+@pytest.fixture
+def kit(tmp_path, monkeypatch):
+    """A kit that has no workspace yet, and nothing names another."""
+    monkeypatch.delenv("COURSE_WORKSPACE", raising=False)
     monkeypatch.setattr(places, "KIT", tmp_path / "kit")
-    assert places.root() == tmp_path / "kit" / "workspace"
-    drive.mkdir()
-    assert places.root() == drive / "lora-course"
+    monkeypatch.setattr(places, "DRIVE", tmp_path / "drive" / "MyDrive")
+    monkeypatch.setattr(places, "_used", set())
+    return tmp_path / "kit"
 
 
-def test_the_variable_goes_before_a_mounted_drive(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(places, "DRIVE", tmp_path)
-    assert places.root() == workspace
+@pytest.mark.parametrize("unset", [None, ""])
+def test_without_the_variable_a_mounted_drive_is_used(kit, monkeypatch, unset):
+    if unset is not None:
+        monkeypatch.setenv("COURSE_WORKSPACE", unset)
+    assert places.root() == kit / "workspace" and not places.on_drive()
+    with drives.in_memory(monkeypatch) as drive:
+        assert places.root() == drive / "lora-course" and places.on_drive()
+
+
+def test_a_folder_of_drives_name_on_this_machines_disk_is_not_drive(kit):
+    places.DRIVE.mkdir(parents=True)
+    assert not places.mounted()
+    assert places.root() == kit / "workspace"
+
+
+def test_a_drive_that_goes_away_is_not_replaced_by_another_workspace_in_silence(kit, monkeypatch):
+    with drives.in_memory(monkeypatch):
+        places.write_json("choice.json", {"r": 8})
+        assert places.local() == kit / "workspace"
+    assert "Drive is not mounted" in refusal(places.root)
+    assert "Drive is not mounted" in refusal(places.read_json, "choice.json")
+    assert not places.DRIVE.exists()
+    assert places.local() == kit / "workspace"
+
+
+def test_a_connection_to_drive_that_is_lost_is_a_drive_that_is_gone(kit, tmp_path, monkeypatch):
+    with drives.of_size(monkeypatch, tmp_path / "drive", 1):
+        assert places.mounted() and places.on_drive()
+        drives.unmount(tmp_path / "drive")
+        assert not places.mounted()
+        drives.lose_connection(tmp_path / "drive")
+        assert not places.mounted()
+        message = refusal(places.write_json, "choice.json", {})
+        assert "Drive is not mounted" in message and "move" not in message
+
+
+def test_shared_drives_and_folders_that_lead_to_drive_are_on_drive(kit, tmp_path, monkeypatch):
+    with drives.in_memory(monkeypatch) as drive:
+        assert places.is_on_drive(drive.parent / "Shareddrives" / "class" / "course")
+        (tmp_path / "link").symlink_to(drive)
+        assert places.is_on_drive(tmp_path / "link" / "course")
+        assert not places.is_on_drive(tmp_path / "course")
+
+
+def test_models_are_on_this_machines_disk_wherever_the_workspace_is(workspace, kit, monkeypatch):
+    monkeypatch.setenv("COURSE_WORKSPACE", str(workspace))
+    assert places.models() == workspace / "models"
+    with drives.in_memory(monkeypatch) as drive:
+        monkeypatch.setenv("COURSE_WORKSPACE", str(drive / "course"))
+        assert places.models() == kit / "workspace" / "models"
+        monkeypatch.setenv("COURSE_LOCAL", str(workspace / "here"))
+        assert places.models() == workspace / "here" / "models"
+
+
+def test_the_variable_goes_before_a_mounted_drive(workspace, monkeypatch):
+    with drives.in_memory(monkeypatch):
+        assert places.root() == workspace
 
 
 def test_the_default_folder_is_one_that_git_ignores():
@@ -108,6 +159,7 @@ def test_on_colab_the_description_warns_that_the_folder_goes_with_the_machine(mo
     monkeypatch.setattr(places, "root", lambda: Path("/content/lora-course-v1/workspace"))
     assert "gone with this machine" in places.describe()
     assert "keep_my_work_on_google_drive" in places.describe()
+    assert "bundle.as_zip" in places.describe()
     monkeypatch.setattr(places, "root", lambda: places.DRIVE / "lora-course")
     assert places.describe() == "Workspace: /content/drive/MyDrive/lora-course"
 
@@ -131,16 +183,22 @@ def test_drive_is_mounted_only_where_it_is_asked_for(workspace, colab_drive):
     assert mounted == ["/content/drive"]
 
 
-def test_what_was_made_before_drive_was_mounted_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("COURSE_WORKSPACE", raising=False)
-    monkeypatch.setattr(places, "DRIVE", tmp_path / "drive" / "MyDrive")
-    monkeypatch.setattr(places, "KIT", tmp_path / "kit")
-    (tmp_path / "kit" / "workspace" / "runs").mkdir(parents=True)
+def test_what_was_made_before_drive_was_mounted_is_named(kit, monkeypatch, capsys):
+    for name in ("runs", "models", "while-training"):
+        (kit / "workspace" / name).mkdir(parents=True)
     places.describe()
     assert capsys.readouterr().out == ""
+    with drives.in_memory(monkeypatch):
+        places.describe()
+    assert "not on it: runs in" in capsys.readouterr().out
+
+
+def test_a_folder_in_drives_way_is_named_where_google_takes_it_for_drive(kit, colab_drive):
     places.DRIVE.mkdir(parents=True)
-    places.describe()
-    assert "runs in" in capsys.readouterr().out
+    colab_drive.mount = lambda where: print("Drive already mounted")
+    message = refusal(places.describe, True)
+    assert "Drive is not mounted" in message
+    assert f"!mv {places.DRIVE.parent} " in message
 
 
 def test_a_refused_drive_says_how_to_go_on_without(workspace, colab_drive):
@@ -236,9 +294,11 @@ def test_a_workspace_on_a_drive_that_is_not_mounted_is_refused_and_nothing_is_ma
     monkeypatch.setattr(places, "DRIVE", drive)
     monkeypatch.setenv("COURSE_WORKSPACE", str(drive / "my course"))
     assert "Drive is not mounted" in refusal(places.root)
+    assert "Drive is not mounted" in refusal(places.make, drive / "my course" / "runs")
     assert not drive.parent.exists()
     drive.mkdir(parents=True)
-    assert places.root() == drive / "my course"
+    assert "Drive is not mounted" in refusal(places.root)
+    assert not any(drive.iterdir())
 
 
 def test_a_file_that_windows_marked_is_read_and_a_folder_in_its_place_is_named(workspace):

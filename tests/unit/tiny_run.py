@@ -14,7 +14,7 @@ from helpers.choice import Choice
 CHOICE = Choice(
     r=4, lora_alpha=8, max_length=512, rows_per_update=4, num_train_epochs=3, learning_rate=0.01
 )
-# 32 rows, 4 at a time, 3 times: 24 steps, with checkpoints after 10, 20 and 24.
+# 32 rows, 4 at a time, 3 times: 24 steps, with checkpoints after 5, 10, 15, 20 and 24.
 ROWS, STEPS, KILLED_AFTER = 32, 24, 22
 
 

@@ -2,7 +2,7 @@
 
 
 def import_the_helpers():
-    ours = {"carry", "data", "homework", "plots", "selection", "workspace"}
+    ours = {"carry", "data", "homework", "picks", "selection", "workspace"}
     assert ours | {"Counter"} <= set(globals())
     assert all(globals()[name].__name__ == f"helpers.{name}" for name in ours)
 
@@ -16,12 +16,31 @@ def two_summaries():
     assert thin < 10 < rich
 
 
-def pool_picture():
-    assert max(words[i] for i in picks["simple sort"]) < min(
-        words[i] for i in picks["advanced sort"]
-    )
-    drawn = [line.get_label() for line in _figure().axes[0].lines]
-    assert drawn == ["the pool", *picks]
+def selection_view():
+    assert [view.sort.value, *view.sort.options] == ["simple", "simple", "advanced"]
+    view.sort.value = "advanced"
+    assert "in rings: advanced" in view.view.value and "Short answer" in view.readout.value
+    view.sort.value = "simple"
+    few = [one.facts[f"answers of ≤ {picks.FEW_WORDS} words"] for one in view.picks.values()]
+    assert few[0] > few[1] == 0
+
+
+def rows_as_tokens():
+    _unsloth_first()
+    assert token_view.faults == {} and len(token_view.listed()) == min(20, len(token_view))
+    assert len(token_view) == len(data.to_prompt_completion(chosen))
+    assert all(0 < row.learnt < row.tokens for row in token_view)
+
+
+def two_faults():
+    found = {fault.name for fault in wrong.faults}
+    assert "another model's template" in found and "no end token" in found
+
+
+def length_in_tokens():
+    in_tokens.unit.value = "tokens"
+    assert "tokens in the conversation" in in_tokens.view.value
+    in_tokens.unit.value = "words"
 
 
 def homework_pool():
@@ -40,7 +59,6 @@ def own_key():
 
 
 def three_formats():
-    _unsloth_first()
     ours = {"evaluation", "models", "presets"}
     assert all(globals()[name].__name__ == f"helpers.{name}" for name in ours)
     assert homework.PREAMBLE in texts[1]
@@ -55,11 +73,8 @@ def refuse_a_bad_row():
     assert not bad_file.exists() and CourseError.__module__ == "helpers.errors"
 
 
-def no_overlap():
-    assert not selection.overlap(pool, test_set) and not selection.overlap(pool, heldout)
-
-
 def planted_question():
+    assert not selection.overlap(pool, test_set) and not selection.overlap(pool, heldout)
     assert found == [(rows[0]["id"], test_set[3]["id"])] and len(clean) == len(pool) - 1
 
 
@@ -76,7 +91,3 @@ def keep_choice():
 
 def with_preamble():
     assert again["id"] == simple["id"]
-
-
-def longest_first():
-    assert same > 50

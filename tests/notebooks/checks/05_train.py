@@ -16,6 +16,8 @@ def add_the_adapter():
     settings = model.peft_config["default"]
     assert (settings.r, settings.lora_alpha) == (choice.r, choice.lora_alpha)
     assert set(settings.target_modules) == set(choice.target_modules)
+    from helpers import lora
+
     expected = lora.adapter_parameters(model.config, choice.r, choice.target_modules)
     assert trained == expected < total
     assert not any(p.any() for name, p in model.named_parameters() if "lora_B" in name)
@@ -40,42 +42,34 @@ def build_the_trainer():
     assert all(p.element_size() == 4 for p in trained.values())
 
 
-def draw_one_row():
-    assert len(pieces) == len(tokens) == min(map(len, trainer.train_dataset["input_ids"]))
-    texts = [text.get_text() for text in _figure().axes[0].texts]
-    count = int(counted.sum())
-    # A token each, and the two lines that say how many are read and learnt.
-    assert len(texts) == len(pieces) + 2
-    assert f"{len(pieces) - count} tokens" in texts[-2] and f"{count} tokens" in texts[-1]
+def rows_as_tokens():
+    assert token_view.faults == {} and len(token_view) == len(rows)
+    assert Out[len(In) - 1] is token_view
+    for one, example in zip(token_view, trainer.train_dataset, strict=True):
+        assert one.ids[: one.tokens] == example["input_ids"]
 
 
 def label_one_row():
-    assert tokens.shape == labels.shape == counted.shape
-    end = int(counted.nonzero()[-1]) + 1
-    assert 0 < start < end and int(counted.sum()) == end - start
-    assert (labels[start:end] == tokens[start:end]).all()
-    answer = tokenizer.decode(tokens[start:end], skip_special_tokens=True)
-    number = [row["input_ids"] for row in trainer.train_dataset].index(shortest["input_ids"])
-    assert answer.split() == rows[number]["completion"][0]["content"].split()
+    learnt = [label for label in row.labels if label != -100]
+    assert len(learnt) == row.learnt and row.ids[start : row.tokens] == learnt
+    answer = tokenizer.decode(learnt, skip_special_tokens=True)
+    assert answer.split() == rows[row.number]["completion"][0]["content"].split()
 
 
 def train_the_adapter():
-    from helpers import plots
-    from helpers.progress import LivePlot
+    from helpers.panel import Panel
 
     assert run.folder == folder.absolute() and runs.is_finished(run.folder)
     assert run.record["trainable_parameters"] == trained
     points = runs.losses(run.folder)
     assert [step for step, _ in points] == list(range(1, steps + 1))
     asked.check_model(model, run)
-    # The picture that moved shows these losses, and their running mean.
-    (live,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, LivePlot)]
+    # The picture that moved shows these losses, and those on held-out rows: before, in the middle, at the end.
+    (live,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, Panel)]
     assert live.points == points
-    dots, mean = plots.loss_curve(live.points).axes[0].lines
-    assert list(zip(dots.get_xdata(), dots.get_ydata(), strict=True)) == points
-    assert list(mean.get_xdata()) == [step for step, _ in points]
-    newest = [loss for _, loss in points[-5:]]
-    assert abs(mean.get_ydata()[-1] - sum(newest) / len(newest)) < 1e-6
+    looks = [step for step, _ in runs.losses(run.folder, "heldout_loss")]
+    assert looks[0] == 0 and looks[-1] == steps and len(looks) >= min(3, steps + 1)
+    assert run.record["updates"] == steps and not run.record["skipped_updates"]
 
 
 def loss_falls():
@@ -84,7 +78,7 @@ def loss_falls():
 
 
 def heldout_loss():
-    assert len(base_losses) == len(tuned_losses) == len(counts_each) == presets.size().heldout
+    assert len(base_losses) == len(tuned_losses) == len(counts_each) == presets.size().looking
     assert min(counts_each) > 0 and 0 < tuned_loss < base_loss
     assert fell > len(heldout) / 2
     # Nobody trained on them.
@@ -113,13 +107,30 @@ def homework_files():
     assert held["learning_rate"] == trainer.args.learning_rate
 
 
-def one_row_an_answer():
-    assert len(example_rows) == 2
+def all_runs():
+    row = ledger.table().loc[run.folder.name]
+    assert row["status"] == "finished" and row["steps"] == steps
+    assert (row["r"], row["rows"]) == (choice.r, len(conversations))
 
 
-def labels_are_answers():
-    assert exact == len(rows)
-    assert 0 < min(shares) and max(shares) < 1
+def curves_over_tokens():
+    axes = _figure().axes[0]
+    assert axes.get_xlabel() == ledger.AXES["tokens"] and len(axes.lines) >= 2
+
+
+def train_in_stages():
+    asked.check_model(model, run)
+    assert runs.latest().folder == run.folder != staged.folder
+    assert [s["rows"] for s in staged.record["stages"]] == [len(short), len(long)]
+    (border,) = stages.borders(staged.record)
+    assert 0 < border < runs.losses(staged.folder)[-1][0]
+    assert staged.record["tokens"] == run.record["tokens"]
+    back = runs.choice_of(staged, stages=None, num_train_epochs=choice.num_train_epochs)
+    assert back == choice
+
+
+def stages_beside_all():
+    assert len(_figure().axes[0].lines) >= 4
 
 
 def every_setting():
@@ -152,15 +163,11 @@ def files_of_the_run():
 
 
 def cut_checkpoint():
+    import zipfile
+
     assert not half.exists() and (newest / "trainer_state.json").exists()
-
-
-def learning_rates():
-    assert top[0] > choice.warmup_steps(len(rows)) and 0 < rates[-1][1] < top[1]
-
-
-def adapter_size():
-    assert abs(adapter_mb / (4 * trained / 1e6) - 1) < 0.1
+    held = zipfile.ZipFile(packed).namelist()
+    assert {"run.json", "adapter_model.safetensors", "pred.json"} <= {Path(n).name for n in held}
 
 
 def how_it_ran():

@@ -38,7 +38,7 @@ def factors_of_the_run():
 
 
 def base_and_yours():
-    assert len(heldout) == size.heldout // 2
+    assert len(heldout) == size.looking
     assert base_loss > 0 and your_loss > 0 and your_loss != base_loss
 
 

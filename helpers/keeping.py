@@ -1,0 +1,296 @@
+"""What of a training is kept: whole checkpoints, the adapter with the lowest held-out loss, and the record."""
+
+from helpers import unsloth_first  # noqa: F401  # isort: skip
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import TrainerCallback
+
+from helpers import (
+    adapting,
+    asked,
+    checkpoints,
+    data,
+    memory,
+    models,
+    progress,
+    runs,
+    selection,
+    stages,
+    workspace,
+)
+from helpers.choice import Choice
+from helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
+BEST, PARTIAL = "best", "partial-best"
+ADAPTER = "adapter_model.safetensors"
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+def write_whole_checkpoints(
+    trainer: "SFTTrainer", folder: Path, record: dict, clock: progress.Clock, choice: Choice
+) -> None:
+    """From now on this trainer's checkpoints are whole or not there, and say what they belong to."""
+    names = ("model", "choice", "data", "heldout", *runs.BASE, "versions")
+    whose = {name: record.get(name) for name in names}
+    # A later training of this trainer puts its own in place.
+    trainer._save_checkpoint = functools.partial(_save, trainer, folder, whose, clock, choice)
+
+
+def _save(
+    trainer: "SFTTrainer",
+    folder: Path,
+    whose: dict,
+    clock: progress.Clock,
+    choice: Choice,
+    model,
+    trial,
+) -> None:
+    """In place of Trainer's own: CourseError instead of a checkpoint with numbers that are none."""
+    if adapting.fault(trainer.model) == adapting.DIVERGED:
+        raise progress.diverged(trainer, folder, choice, "The adapter holds NaN or infinity")
+    checkpoints.write_whole(trainer, model, trial, whose | clock.so_far(trainer.state))
+
+
+def check_space(trainer: "SFTTrainer", folder: Path) -> None:
+    """CourseError unless there is room: adapter and both Adam states in float32, for each checkpoint.
+
+    An old checkpoint is deleted after the next one is written.
+    """
+    trainable = trainer.model.get_nb_trainable_parameters()[0]
+    # The checkpoints and the one being written; and in float32 the best adapter, the one being saved, and the last.
+    size = (checkpoints.KEPT + 1) * 12 * trainable + 3 * 4 * trainable
+    workspace.need_space(size / memory.GIB + 0.05, f"the run in {folder.name}", folder)
+
+
+def so_far(checkpoint: Path | None, before: dict) -> dict:
+    """What a training that goes on counts on from: the checkpoint's numbers; an older one has them in the record."""
+    if checkpoint is None:
+        return {}
+    kept = ("minutes", "tokens", "step", "steps", "updates", "skipped_updates", "checkpoints")
+    found = before | checkpoints.so_far(checkpoint)
+    return {name: found[name] for name in kept if name in found}
+
+
+def check_belongs(checkpoint: Path, record: dict) -> None:
+    """CourseError if a checkpoint is of another run; other versions of the libraries are said."""
+    asked.check_saved(checkpoint, record)
+    so_far = checkpoints.so_far(checkpoint)
+    names = [name for name in ("model", "choice", "data", *runs.BASE) if name in so_far]
+    if other := [name for name in names if not runs.is_same(so_far, {name: record[name]})]:
+        raise CourseError(
+            f"{checkpoint.name} in {checkpoint.parent.name} is of another run: another {', another '.join(other)}.",
+            "It was copied here, or the run's record was edited. One run would go on as another.",
+            f"Move that folder ({checkpoint}) away, then run this cell again.",
+        )
+    if so_far.get("heldout", record["heldout"]) != record["heldout"]:
+        print(
+            "The held-out rows are not those that this run was watched on before: its curve has two parts."
+        )
+    before, now = so_far.get("versions") or {}, record["versions"]
+    moved = [f"{n} {before[n]} (now {now[n]})" for n in now if before.get(n, now[n]) != now[n]]
+    if moved:
+        print(
+            f"It was saved with {', '.join(moved)}: the losses from here on may differ a little from those of a run "
+            "that was never interrupted."
+        )
+
+
+# ---------------------------------------------------------------------------------- the best adapter
+def looks(history: list[dict]) -> list[tuple[int, float]]:
+    """``(step, held-out loss)`` of each look in a trainer's notes, but that before the first step."""
+    found = [(e["step"], float(e["heldout_loss"])) for e in history if "heldout_loss" in e]
+    return [(step, loss) for step, loss in found if step]
+
+
+def lowest(history: list[dict]) -> tuple[int, float] | None:
+    """The look with the lowest held-out loss, the first of equal ones; ``None`` where nobody looked."""
+    return min(looks(history), key=lambda look: look[1], default=None)
+
+
+class Best(TrainerCallback):
+    """Keeps the adapter with the lowest held-out loss in ``best/``; ends the training early where that was asked.
+
+    It stands behind `watching.Looking`, whose numbers it reads. On going on, the looks come from the checkpoint, and
+    those that were lost with the machine are taken again: the same adapter is the best one then.
+    """
+
+    def __init__(self, folder: Path, patience: int | None):
+        self.folder, self.patience, self.ended_early = folder, patience, False
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        taken = looks(state.log_history)
+        if not taken or taken[-1][0] != state.global_step:
+            return
+        best = lowest(state.log_history)
+        if best == taken[-1]:
+            _keep_best(model, self.folder, *best)
+        waited = sum(step > best[0] for step, _ in taken)
+        if self.patience and waited >= self.patience and state.global_step < state.max_steps:
+            self.ended_early = True
+            control.should_save = control.should_training_stop = True
+
+
+def _keep_best(model, folder: Path, step: int, loss: float) -> None:
+    """Save an adapter as the best one so far, beside the earlier one, and then in its place."""
+    beside = folder / PARTIAL
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        model.save_pretrained(beside / BEST)
+        note = json.dumps({"step": step, "loss": loss})
+        (beside / BEST / "best.json").write_text(note, encoding="utf-8")
+        checkpoints.put(beside / BEST, folder / BEST)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def forget_best(folder: Path) -> None:
+    """Where a run begins anew, what an earlier attempt kept is of no use."""
+    for name in (BEST, PARTIAL):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def best_of(folder: Path) -> dict | None:
+    """``{"step": …, "loss": …}`` of the adapter in a run's ``best/``; ``None`` where there is none."""
+    noted = workspace.read_json(folder.absolute() / BEST / "best.json")
+    whole = isinstance(noted, dict) and (folder / BEST / ADAPTER).is_file()
+    return {name: noted[name] for name in ("step", "loss")} if whole else None
+
+
+def say_end(folder: Path, record: dict, history: list[dict]) -> None:
+    """One sentence where a run ended before its last step, and one where its last adapter is not the best one."""
+    if record["status"] == "stopped":
+        print(
+            f"Training {runs.how_far(record)}: the run {folder.name} is saved as it is now. Run this cell again to go on "
+            "from there, or go on with this notebook and what there is."
+        )
+    elif record.get("ended_early"):
+        print(
+            f"Training ended early, after step {record['step']} of {record['steps']}: for "
+            f"{record['choice']['patience']} looks the held-out loss was not lower than before."
+        )
+    best, taken = record["best"], looks(history)
+    if best and taken and best["step"] != record["step"]:
+        print(
+            f"Held-out loss was lowest at step {best['step']} ({best['loss']:.2f}; at the end {taken[-1][1]:.2f}). "
+            "keeping.take_best(run, model) takes that adapter."
+        )
+
+
+def take_best(run: runs.Run, model=None) -> runs.Run:
+    """Make the adapter with the lowest held-out loss the one of a run; the last one stays in the newest checkpoint.
+
+    Args:
+        run: a finished or stopped run.
+        model: the model that holds the run's adapter in this session; it gets the best one too.
+
+    Returns:
+        The run; its record says of which step its adapter is.
+
+    Raises:
+        CourseError: nobody looked at held-out rows while it trained, or ``model`` holds another adapter.
+    """
+    best = best_of(run.folder)
+    if best is None:
+        raise CourseError(
+            f"The run {run.folder.name} has no folder {BEST}.",
+            "The adapter with the lowest held-out loss is kept where held-out rows were looked at while training.",
+            "Go on with the adapter that there is.",
+        )
+    if model is not None:
+        asked.check_model(model, run)
+    asked.check_saved(run.folder / BEST, {"choice": run.record["choice"]})
+    beside = run.folder / f"partial-{ADAPTER}"
+    try:
+        shutil.copyfile(run.folder / BEST / ADAPTER, beside)
+        os.replace(beside, run.folder / ADAPTER)
+    except OSError as error:
+        raise CourseError(
+            f"The adapter could not be written to {run.folder}: {error.strerror}.",
+            "The disk is full, or the folder may not be written to. The run is as it was.",
+            "Make room (old folders in runs/ can go), then run this cell again.",
+        ) from error
+    record = run.record | {"best": best | {"taken": True}}
+    record["files"] = checkpoints.sizes_in(run.folder, runs.KEPT_FILES)
+    runs.write(run.folder, record)
+    if model is not None:
+        adapting.put_back(model, run.folder)
+    print(f"{run.folder.name} now has the adapter of step {best['step']}.")
+    return runs.Run(run.folder, record)
+
+
+# ----------------------------------------------------------------------------------------- the record
+def describe(trainer: "SFTTrainer", choice: Choice, conversations: "Dataset") -> dict:
+    """What a record says before the first step; `runs.asked_of` is the part that makes it this run."""
+    args, template = trainer.args, str(trainer.processing_class.chat_template)
+    # The model that was loaded, also where COURSE_MODEL has changed since.
+    lengths = [len(row) for row in trainer.train_dataset["input_ids"]]
+    return runs.asked_of(choice, conversations, models.name_of(trainer.model)) | {
+        "tokens": round(sum(lengths) * choice.num_train_epochs),
+        "longest_row": max(lengths),
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "learning_rate": args.learning_rate,
+        "warmup_steps": args.warmup_steps,
+        "seed": args.seed,
+        "load_in_4bit": adapting.in_4bit(trainer.model),
+        "number_format": number_format(args),
+        "chat_template": hashlib.sha256(template.encode()).hexdigest()[:16],
+        # Of a model from the Hub: the commit that was downloaded.
+        "model_revision": getattr(trainer.model.config, "_commit_hash", None),
+        "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
+        "machine": _machine(),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        **({"stages": stages.summary(conversations, choice)} if choice.stages else {}),
+    }
+
+
+def describe_heldout(rows: "Dataset") -> dict:
+    """Which held-out rows a training was watched on, and a hash of what stands in them."""
+    sha = selection.fingerprint(rows)
+    return {"file": data.heldout_path().name, "rows": len(rows), "sha": sha}
+
+
+def predicted_gib(record: dict, model) -> float | None:
+    """The peak of GPU memory that is to be expected; ``None`` for a model that the memory model does not know."""
+    try:
+        return memory.estimate(
+            model.config,
+            r=record["choice"]["r"],
+            per_device_train_batch_size=record["per_device_train_batch_size"],
+            max_length=record["longest_row"],
+            target_modules=record["choice"]["target_modules"],
+        ).total
+    except CourseError:
+        return None
+
+
+def number_format(args) -> str:
+    """In what a training computes: ``bfloat16``, ``float16`` or ``float32``."""
+    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+
+
+def _machine() -> dict[str, str]:
+    """The name of the GPU, or of the processor where there is none, and Python's version."""
+    if torch.cuda.is_available():
+        named = {"gpu": torch.cuda.get_device_name()}
+    else:
+        about = Path("/proc/cpuinfo")
+        text = about.read_text(encoding="utf-8") if about.is_file() else ""
+        found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        named = {"cpu": found[1].strip() if found else platform.processor()}
+    return named | {"python": platform.python_version()}

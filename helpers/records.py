@@ -1,0 +1,156 @@
+"""What a run's folder says: its record, what the trainer noted, and what is damaged in it.
+
+Only reads. A damaged file ends in a word for it (`damage`), or in a CourseError that names the run.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+from helpers import runs, workspace
+from helpers.errors import CourseError
+
+STATE, ADAPTER = "trainer_state.json", "adapter_model.safetensors"
+HELD = {"model": str, "choice": dict, "ids": list, "data": str, "status": str}
+
+
+def folders() -> list[Path]:
+    """The folder of every run, the newest last."""
+    listed = []
+    for folder in workspace.path("runs").glob("[!.]*"):
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            if folder.is_dir() and any(folder.iterdir()):
+                listed.append((written(folder), folder))
+    return [folder for _, folder in sorted(listed)]
+
+
+def written(folder: Path) -> float:
+    """When a run's record was last written, in seconds since 1970."""
+    record = folder / "run.json"
+    return (record if record.is_file() else folder).stat().st_mtime
+
+
+def folder_of(name: str | runs.Run) -> Path:
+    """The folder of a run, by its name: found in a list, so that no name leads out of ``runs/``.
+
+    Raises:
+        CourseError: there is no such run.
+    """
+    place = name.folder.absolute() if isinstance(name, runs.Run) else None
+    wanted = place.name if place else name
+    names = {folder.name: folder.absolute() for folder in folders()}
+    if isinstance(wanted, str) and wanted in names and place in (None, names[wanted]):
+        return names[wanted]
+    raise CourseError(
+        f"There is no run {wanted!r:.60}" + (f" in {place.parent}." if place else "."),
+        f"The runs in this workspace: {', '.join(names) or 'none yet'}.",
+        "Write one of these names, in quotes. ledger.table() lists them too.",
+    )
+
+
+def find(name: str | runs.Run) -> runs.Run:
+    """A run, by its name or as it is.
+
+    Raises:
+        CourseError: there is no such run, or its folder is damaged.
+    """
+    folder = folder_of(name)
+    if fault := damage(folder):
+        raise CourseError(
+            f"The run {folder.name} cannot be used: {fault}.",
+            "A file of its folder was deleted, cut off or edited by hand, or an older version of the course wrote it.",
+            "Put the file back, or leave this run out.",
+        )
+    return runs.Run(folder, runs.read(folder))
+
+
+def finished() -> list[runs.Run]:
+    """All finished runs that are not damaged, the newest last."""
+    whole = [runs.Run(folder, runs.read(folder)) for folder in folders() if not damage(folder)]
+    return [run for run in whole if run.record["status"] == "finished"]
+
+
+def damage(folder: Path) -> str:
+    """What is damaged in a run's folder, in a few words; empty where nothing is."""
+    try:
+        record = runs.read(folder)
+    except CourseError:
+        return "run.json cannot be read"
+    if not record:
+        return "run.json is gone or empty"
+    wrong = [name for name, kind in HELD.items() if not isinstance(record.get(name), kind)]
+    if wrong:
+        return f"run.json says no {wrong[0]}"
+    if record["status"] != "finished":
+        return ""
+    here = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+    noted = mapping(record.get("files"))
+    for name in (ADAPTER, *noted):
+        if name not in here:
+            return f"{name} is gone"
+        if noted.get(name, here[name]) != here[name]:
+            return f"{name} is cut off or changed"
+    return "" if state_in(folder / STATE) else f"{STATE} cannot be read"
+
+
+def state_in(file: Path) -> dict:
+    """What the trainer noted, from a ``trainer_state.json``; empty where that is damaged or not there."""
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        step, log = number(state["global_step"]), state["log_history"]
+        return state if step is not None and isinstance(log, list) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def furthest(folder: Path) -> dict:
+    """The trainer's state of a run, or of its checkpoint that came furthest: an unfinished run may have no other."""
+    checkpoints = [p for p in folder.glob("checkpoint-*") if p.name[11:].isdecimal()]
+    states = [
+        state_in(place / STATE)
+        for place in (folder, *checkpoints, *folder.glob("kept-?/checkpoint"))
+    ]
+    return max(states, key=lambda state: state.get("global_step", -1))
+
+
+def number(value: object) -> float | None:
+    """A number from a file, or ``None`` for anything else. NaN stays: a diverged run has it."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    return value if whole or isinstance(value, float) else None
+
+
+def mapping(value: object) -> dict:
+    """A dict from a file; empty for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def points(state: dict, name: str) -> list[tuple[int, float, float | None]]:
+    """``(step, value, epoch)`` of what the trainer noted under a name."""
+    noted = []
+    for entry in state.get("log_history", ()):
+        if isinstance(entry, dict):
+            step, value = number(entry.get("step")), number(entry.get(name))
+            if step is not None and value is not None:
+                noted.append((step, value, number(entry.get("epoch"))))
+    return noted
+
+
+def tokens_at(run: runs.Run, state: dict) -> dict[int, float]:
+    """Tokens trained on after each step: TRL's own count, else as many in each step as the run has on average."""
+    counted, total, before = {0: 0.0}, 0.0, 0.0
+    for step, count, _ in points(state, "num_tokens"):
+        # A training that went on in another session counted from 0 again.
+        total += count - before if count >= before else count
+        counted[step], before = total, count
+    noted = number(run.record.get("tokens"))
+    steps = number(run.record.get("step")) or number(state.get("max_steps"))
+    if len(counted) == 1 and noted and steps:
+        counted |= {step: noted * step / steps for step, *_ in points(state, "loss")}
+    return counted
+
+
+def last_third(state: dict) -> float | None:
+    """Mean training loss of the last third of the steps, in nats a token."""
+    losses = [value for _, value, _ in points(state, "loss")]
+    last = losses[-max(1, len(losses) // 3) :]
+    return sum(last) / len(last) if last else None

@@ -1,0 +1,348 @@
+"""What is kept of a training: the adapter with the lowest held-out loss, a record, and no numbers that are none."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import tiny_run
+import torch
+from transformers import TrainerCallback
+
+from helpers import adapting, asked, data, keeping, presets, progress, runs, selection, training
+from helpers.errors import CourseError
+
+pytestmark = pytest.mark.usefixtures("use_tiny_llama")
+
+# With these the tiny Llama learns 8 rows by heart, and others get worse.
+BY_HEART = replace(tiny_run.CHOICE, num_train_epochs=15, learning_rate=0.06)
+
+
+class Snapshots(TrainerCallback):
+    """The adapter's numbers after each step."""
+
+    def __init__(self):
+        self.taken = {}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        named = model.named_parameters()
+        self.taken[state.global_step] = {
+            name.replace(".default.", "."): p.detach().clone()
+            for name, p in named
+            if p.requires_grad
+        }
+
+
+@pytest.fixture(scope="module")
+def short_heldout(tmp_path_factory):
+    """Held-out rows as short as the ones that are trained on: they can be looked at more often."""
+    file = tmp_path_factory.mktemp("heldout") / "short.json"
+    file.write_text(json.dumps(tiny_run.conversations().to_list()[-16:]))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def overdone(tiny_llama, short_heldout, tmp_path_factory):
+    """A finished training whose held-out loss was lowest in the middle, with what was printed and its snapshots."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_MODEL", str(tiny_llama))
+        patch.setenv("COURSE_WORKSPACE", str(tmp_path_factory.mktemp("overdone")))
+        patch.setenv("COURSE_HELDOUT", short_heldout)
+        snapshots = Snapshots()
+        return tiny_run.fit(tiny_run.conversations(8), BY_HEART, snapshots), snapshots.taken
+
+
+@pytest.fixture
+def overdone_here(overdone, workspace):
+    """That run in a workspace of this test, which it may change, and its model."""
+    fitted, _ = overdone
+    shutil.copytree(fitted.run.folder.parent.parent, workspace)
+    folder = workspace / "runs" / fitted.run.folder.name
+    adapting.put_back(fitted.model, folder)
+    return runs.Run(folder, fitted.run.record), fitted
+
+
+def test_the_adapter_with_the_lowest_heldout_loss_is_kept(overdone):
+    fitted, snapshots = overdone
+    folder = fitted.run.folder
+    looks = runs.losses(folder, "heldout_loss")
+    step, loss = min(looks, key=lambda look: look[1])
+    assert 0 < step < fitted.trainer.state.max_steps, looks
+    noted = json.loads((folder / "best" / "best.json").read_text())
+    assert noted == fitted.run.record["best"] == {"step": step, "loss": loss}
+    saved = tiny_run.adapter(folder / "best")
+    assert saved.keys() == snapshots[step].keys()
+    assert all(torch.equal(saved[name], snapshots[step][name]) for name in saved)
+    assert not list(folder.glob("partial*"))
+
+
+def test_the_best_adapter_is_taken_when_asked_and_the_last_one_is_not_lost(overdone_here, capsys):
+    run, fitted = overdone_here
+    last = tiny_run.adapter(run.folder)
+    taken = keeping.take_best(run, fitted.model)
+    assert f"adapter of step {run.record['best']['step']}" in capsys.readouterr().out
+    assert taken == runs.latest() and taken.record["best"]["taken"]
+    assert adapting.holds(fitted.model, run.folder)
+    assert adapting.holds(fitted.model, run.folder / "best")
+    asked.check_model(fitted.model, taken)
+    asked.check_saved(*taken)
+    (newest,) = run.folder.glob(f"checkpoint-{fitted.trainer.state.max_steps}")
+    assert str(tiny_run.adapter(newest)) == str(last) != str(tiny_run.adapter(run.folder))
+    # Twice is as once.
+    assert keeping.take_best(taken, fitted.model) == taken
+
+
+def test_a_model_with_another_adapter_gets_none_of_this_run(overdone_here):
+    run, fitted = overdone_here
+    first = next(p for p in fitted.model.parameters() if p.requires_grad)
+    first.data = first.data + 1
+    before = str(tiny_run.adapter(run.folder))
+    with pytest.raises(CourseError, match="does not hold the adapter"):
+        keeping.take_best(run, fitted.model)
+    assert str(tiny_run.adapter(run.folder)) == before
+
+
+def test_a_run_that_nobody_looked_at_has_no_best_adapter(overdone_here):
+    run, _ = overdone_here
+    shutil.rmtree(run.folder / "best")
+    with pytest.raises(CourseError, match="has no folder best"):
+        keeping.take_best(run)
+
+
+def test_a_run_that_begins_anew_forgets_what_an_earlier_attempt_kept(workspace, capsys):
+    rows = tiny_run.conversations(8)
+    choice = replace(tiny_run.CHOICE, num_train_epochs=1)
+    _, _, trainer = tiny_run.build(rows, choice)
+    stale = workspace / "runs" / "r4-alpha8" / "best"
+    stale.mkdir(parents=True)
+    (stale / "best.json").write_text('{"step": 99, "loss": 0.1}')
+    run = training.train(trainer, choice, rows)
+    assert run.record["best"]["step"] <= 2
+
+
+def test_with_patience_a_training_ends_early_and_the_record_says_so(
+    overdone, short_heldout, workspace, capsys, monkeypatch
+):
+    monkeypatch.setenv("COURSE_HELDOUT", short_heldout)
+    whole, _ = overdone
+    choice = replace(BY_HEART, patience=1)
+    fitted = tiny_run.fit(tiny_run.conversations(8), choice)
+    record, said = fitted.run.record, capsys.readouterr().out
+    assert record["status"] == "finished" and record["ended_early"]
+    looks = [look for look in runs.losses(fitted.run.folder, "heldout_loss") if look[0]]
+    losses = [loss for _, loss in looks]
+    assert losses[:-1] == sorted(losses[:-1], reverse=True)
+    assert losses[-1] >= losses[-2]
+    assert record["step"] == looks[-1][0] < record["steps"]
+    assert f"ended early, after step {record['step']} of {record['steps']}" in said
+    assert f"lowest at step {looks[-2][0]}" in said and "keeping.take_best" in said
+    # Until there it is the training without patience.
+    assert (
+        looks
+        == [one for one in runs.losses(whole.run.folder, "heldout_loss") if one[0]][: len(looks)]
+    )
+    assert runs.latest() == fitted.run
+    again = training.train(fitted.trainer, choice, tiny_run.conversations(8))
+    assert again.record == record and "nothing was trained now" in capsys.readouterr().out
+
+
+def test_patience_is_no_argument_of_a_call_and_survives_a_file(workspace):
+    choice = replace(tiny_run.CHOICE, patience=2)
+    assert "patience" not in choice.training_arguments(8, 4, 1e-3)
+    with pytest.raises(CourseError, match="patience = 0"):
+        replace(choice, patience=0)
+
+
+# --------------------------------------------------------------------------------- numbers that are none
+def test_a_loss_that_is_no_number_ends_the_training_at_once_and_says_why(workspace, capsys):
+    choice = replace(tiny_run.CHOICE, learning_rate=1e30)
+    rows = tiny_run.conversations()
+    _, _, trainer = tiny_run.build(rows, choice)
+    with pytest.raises(CourseError, match="diverged") as caught:
+        training.train(trainer, choice, rows)
+    said = str(caught.value)
+    assert trainer.state.global_step < 5 and "learning_rate (here 1e+30)" in said
+    assert "alpha / r (here 8 / 4)" in said and "learning_rate = 1e+30 is very high" in said
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert all(map(math.isfinite, losses[:-1])) and not math.isfinite(losses[-1])
+    folder = workspace / "runs" / "r4-alpha8"
+    assert (
+        not list(folder.glob("checkpoint-*"))
+        and not (folder / "adapter_model.safetensors").exists()
+    )
+
+
+def test_no_checkpoint_is_saved_whose_adapter_holds_nan_and_the_one_before_stays(
+    workspace, trained
+):
+    class Spoil(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 10:
+                next(p for p in model.parameters() if p.requires_grad).data[0, 0] = math.nan
+
+    rows = tiny_run.conversations()
+    _, _, trainer = tiny_run.build(rows)
+    trainer.add_callback(Spoil())
+    with pytest.raises(
+        CourseError, match="adapter holds NaN or infinity in step 10 of 24"
+    ) as caught:
+        training.train(trainer, tiny_run.CHOICE, rows)
+    assert "checkpoint-5 of the run r4-alpha8 is kept" in str(caught.value)
+    trainer.remove_callback(Spoil)
+    run = training.train(trainer, tiny_run.CHOICE, rows)
+    tiny_run.assert_same_adapter(run, trained.run)
+
+
+def test_what_does_not_fit_is_answered_with_the_smallest_change_that_does():
+    choice = replace(tiny_run.CHOICE, r=16, max_length=2048, rows_per_update=64)
+    said = progress._smaller(choice, "llama-2-7b", 64, [2048] * 64)
+    assert "rows at once instead of 64 (by the memory model" in said
+    # Where the memory model says that it fits, another program takes the room.
+    assert "such as 4," in progress._smaller(choice, "llama-2-7b", 8, [100] * 20)
+    assert "smaller r" in progress._smaller(choice, "llama-2-7b", 1, [100] * 20)
+
+
+def test_a_gpu_without_bfloat16_is_not_trained_in_it(workspace, monkeypatch):
+    rows = tiny_run.conversations(8)
+    _, _, trainer = tiny_run.build(rows)
+    usual = training._usual(trainer, tiny_run.CHOICE, rows)
+    monkeypatch.setattr(trainer.args, "bf16", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {}
+    for capability in ((7, 5), (8, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, c=capability: c)
+        folder = workspace / "runs" / "r4-alpha8"
+        found[capability] = asked._wrong(trainer, tiny_run.CHOICE, rows, folder, usual)
+    assert "bfloat16, which this GPU does not" in found[7, 5][0] and found[8, 0] == []
+
+
+# ------------------------------------------------------------------------------------- where it is kept
+@pytest.mark.parametrize("name", ["My Drive", "Übungen für 练习 (1)"])
+def test_a_workspace_may_have_spaces_and_any_letters_in_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("COURSE_WORKSPACE", str(tmp_path / name))
+    choice = replace(tiny_run.CHOICE, num_train_epochs=1)
+    run = tiny_run.fit(tiny_run.conversations(24), choice).run
+    assert run.folder.is_relative_to(tmp_path / name) and run.record["best"]
+    assert {path.name for path in run.folder.glob("checkpoint-*")} == {
+        "checkpoint-5",
+        "checkpoint-6",
+    }
+    assert runs.newest_checkpoint(run.folder).name == "checkpoint-6"
+
+
+def test_a_workspace_that_is_deleted_while_a_training_runs_has_the_run_at_its_end(
+    workspace, trained
+):
+    class Delete(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 7:
+                shutil.rmtree(workspace)
+
+    run = tiny_run.fit(callback=Delete()).run
+    tiny_run.assert_same_adapter(run, trained.run)
+    assert run == runs.latest() and run.record == runs.read(run.folder)
+    rows = json.loads((run.folder / "conversations.json").read_text())
+    assert rows == tiny_run.conversations().to_list()
+
+
+# ----------------------------------------------------------------------------------------- the record
+def test_the_record_says_with_what_and_on_what_it_was_trained(trained):
+    record = trained.run.record
+    assert record["seed"] == presets.SEED and record["model_revision"] is None
+    assert record["number_format"] == ("bfloat16" if trained.trainer.args.bf16 else "float32")
+    assert record["machine"].keys() == {"cpu", "python"} and all(record["machine"].values())
+    assert (record["updates"], record["skipped_updates"]) == (tiny_run.STEPS, 0)
+    looking = data.heldout("looking", presets.size().looking)
+    assert record["heldout"]["rows"] == len(looking) == 4
+    assert record["heldout"]["sha"] == selection.fingerprint(looking)
+    assert (record["step"], record["steps"]) == (24, 24) and "ended_early" not in record
+
+
+def test_updates_are_counted_on_after_an_interruption(interrupted, resume):
+    checkpoint = interrupted / "checkpoint-20" / "so_far.json"
+    said = json.loads(checkpoint.read_text())
+    assert (said["updates"], said["skipped_updates"]) == (20, 0)
+    checkpoint.write_text(json.dumps(said | {"updates": 17, "skipped_updates": 3}))
+    runs.write(interrupted, {k: v for k, v in runs.read(interrupted).items() if k != "checkpoints"})
+    run, _ = resume()
+    assert (run.record["updates"], run.record["skipped_updates"]) == (21, 3)
+
+
+def test_other_heldout_rows_than_before_are_said(
+    interrupted, resume, tmp_path, monkeypatch, capsys
+):
+    rows = json.loads(data.OUR_HELDOUT.read_text())
+    other = tmp_path / "mine.json"
+    other.write_text(
+        json.dumps([{k: v for k, v in row.items() if k != "part"} for row in rows[20:50]])
+    )
+    monkeypatch.setenv("COURSE_HELDOUT", str(other))
+    run, _ = resume()
+    assert "held-out rows are not those" in capsys.readouterr().out
+    assert run.record["heldout"]["file"] == "mine.json"
+
+
+# ----------------------------------------------------------------------------------- the plain recipe
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_losses_are_those_of_the_plain_recipe_with_unsloth_and_trl_bit_for_bit(
+    workspace, tiny_llama, dropout
+):
+    choice = replace(tiny_run.CHOICE, lora_dropout=dropout, num_train_epochs=2)
+    rows = tiny_run.conversations(16)
+    run = tiny_run.fit(rows, choice).run
+    assert runs.losses(run.folder) == plain_losses(tiny_llama, rows, dropout, workspace)
+
+
+def plain_losses(model_folder, rows, dropout, workspace) -> list[tuple[int, float]]:
+    """Unsloth and TRL as their own examples call them, with nothing of the course but its rows and its numbers."""
+    from trl import SFTConfig, SFTTrainer
+    from unsloth import FastLanguageModel, get_chat_template, is_bfloat16_supported
+
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        str(model_folder), max_seq_length=512, load_in_4bit=True
+    )
+    tokenizer = get_chat_template(tokenizer, chat_template="llama")
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=4,
+        lora_alpha=8,
+        target_modules=[*presets.PROJECTIONS],
+        lora_dropout=dropout,
+        bias="none",
+        use_gradient_checkpointing=False,
+        random_state=3407,
+    )
+    config = SFTConfig(
+        output_dir=str(workspace / "plain"),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=1,
+        num_train_epochs=2,
+        learning_rate=0.01,
+        warmup_steps=2,
+        lr_scheduler_type="linear",
+        optim="adamw_8bit",
+        weight_decay=0.01,
+        max_length=512,
+        fp16=False,
+        bf16=is_bfloat16_supported(),
+        seed=3407,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        gradient_checkpointing=False,
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=data.to_prompt_completion(rows),
+        processing_class=tokenizer,
+    )
+    # The one thing that TRL does otherwise on a CPU: there it turns the adapter into bfloat16.
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    trainer.train()
+    return [
+        (entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry
+    ]

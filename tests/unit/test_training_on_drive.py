@@ -1,0 +1,105 @@
+"""Training with the workspace on Drive: on this machine's disk, with copies on Drive that another machine goes on from."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import drives
+import pytest
+import tiny_run
+from transformers import TrainerCallback
+
+from helpers import copier, copies, runs
+from helpers import workspace as places
+
+pytestmark = pytest.mark.usefixtures("use_tiny_llama")
+
+KILLED = """
+import sys, pathlib
+sys.path[:0] = sys.argv[1:3]
+from helpers import copier, workspace
+workspace.DRIVE, copier.COPY_SECONDS, copier.SHARE = pathlib.Path(sys.argv[3]), 0, 1e9
+import os, signal
+import tiny_run
+from transformers import TrainerCallback
+class Break(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == tiny_run.KILLED_AFTER:
+            os.kill(os.getpid(), signal.SIGKILL)
+tiny_run.fit(callback=Break())
+"""
+
+
+@pytest.fixture
+def drive(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_LOCAL", str(tmp_path / "this machine"))
+    with drives.in_memory(monkeypatch) as folder:
+        monkeypatch.setenv("COURSE_WORKSPACE", str(folder / "mein Kurs, 課程"))
+        yield folder
+
+
+def test_a_run_that_was_killed_goes_on_on_another_machine_and_ends_bit_for_bit_the_same(
+    drive, trained, resume, capsys
+):
+    kit = places.KIT
+    command = [sys.executable, "-c", KILLED, str(kit), str(kit / "tests" / "unit"), str(drive)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (home,) = places.path("runs").iterdir()
+    assert {p.name for p in home.iterdir()} >= {"kept-a", "kept-b", "run.json"}
+    assert not list(home.glob("checkpoint-*"))
+    shutil.rmtree(os.environ["COURSE_LOCAL"])
+    run, steps = resume()
+    assert "copy of step 20" in capsys.readouterr().out
+    assert run.folder == home and steps == tiny_run.STEPS - 20
+    assert runs.is_finished(home) and runs.latest() == run
+    assert not copies.place(home).exists() and not (home / "kept-a").exists()
+    tiny_run.assert_same_adapter(run, trained.run)
+    assert runs.losses(home) == runs.losses(trained.run.folder)
+
+
+def test_a_drive_that_vanishes_in_the_middle_leaves_the_run_on_this_machine(
+    drive, trained, capsys, monkeypatch
+):
+    monkeypatch.setattr(copier, "COPY_SECONDS", 0)
+    monkeypatch.setattr(copier, "SHARE", 1e9)
+    away = drive.with_name(f"{drive.name} away")
+
+    class Vanish(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 12:
+                drive.rename(away)
+
+    try:
+        fitted = tiny_run.fit(callback=Vanish())
+        said = capsys.readouterr().out
+        assert said.count("Nothing was copied to Drive") == 1 and "stays on this machine" in said
+        assert fitted.run.folder.is_relative_to(places.local()) and runs.is_finished(
+            fitted.run.folder
+        )
+        tiny_run.assert_same_adapter(fitted.run, trained.run)
+        assert not drive.exists()
+    finally:
+        away.rename(drive)
+    (home,) = places.path("runs").iterdir()
+    assert runs.read(home)["status"] == "started" and copies._listed(home / "kept-a")["step"]
+    again = tiny_run.training.train(fitted.trainer, tiny_run.CHOICE, tiny_run.conversations())
+    assert again.folder == home == runs.latest().folder and runs.is_finished(home)
+    tiny_run.assert_same_adapter(again, trained.run)
+
+
+def test_a_stopped_run_is_on_drive_and_goes_on(drive, resume, trained):
+    class Press(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 12:
+                signal.raise_signal(signal.SIGINT)
+
+    run = tiny_run.fit(callback=Press()).run
+    assert run.record["status"] == "stopped" and places.is_on_drive(run.folder)
+    assert runs.latest() == run
+    shutil.rmtree(os.environ["COURSE_LOCAL"])
+    run, steps = resume()
+    assert steps == tiny_run.STEPS - 12 and runs.is_finished(run.folder)
+    tiny_run.assert_same_adapter(run, trained.run)
