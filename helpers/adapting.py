@@ -167,6 +167,7 @@ def put_back(model, folder: Path) -> None:
     if {n: t.shape for n, t in saved.items()} == {n: p.shape for n, p in here.items()}:
         for name, parameter in here.items():
             parameter.data = saved[name].to(parameter.device)
+        model.trained_in = str(folder)
 
 
 def _numbers(model) -> dict[str, torch.nn.Parameter]:

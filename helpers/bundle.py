@@ -8,7 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from helpers import checkpoints, manifests, runs, workspace
+from helpers import checkpoints, copies, manifests, runs, workspace
 from helpers.errors import CourseError
 
 # In the zip: the run's name, and its files with size and hash.
@@ -62,7 +62,10 @@ def _sources(folder: Path) -> dict[str, Path]:
     sources = manifests.inside(folder) | manifests.inside(folder / "best", "best/")
     if "run.json" not in sources:
         raise FileNotFoundError(errno.ENOENT, f"there is no run.json in {folder}")
-    checkpoint = None if runs.is_finished(folder) else runs.newest_checkpoint(folder)
+    # Of a run on Drive the checkpoints are on this machine's disk.
+    place = copies.place(folder)
+    place = place if place.is_dir() else folder
+    checkpoint = None if runs.is_finished(folder) else runs.newest_checkpoint(place)
     return sources | (manifests.inside(checkpoint, f"{checkpoint.name}/") if checkpoint else {})
 
 

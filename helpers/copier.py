@@ -16,13 +16,14 @@ from helpers.errors import CourseError
 if TYPE_CHECKING:
     from trl import SFTTrainer
 
-# Between two copies; more where a copy takes long, so that copying costs at most so large a share of the time.
+# Between two copies.
 COPY_SECONDS = 300
-SHARE = 0.02
 
 
 @contextlib.contextmanager
-def on_this_machine(trainer: "SFTTrainer", home: Path) -> Iterator[Path]:
+def on_this_machine(
+    trainer: "SFTTrainer", home: Path, wanted: dict | None = None
+) -> Iterator[Path]:
     """Train in a folder on this machine's disk where the run's own is on Drive, for the time of a ``with`` block.
 
     What there is of the run is brought there first (`copies.bring`). Elsewhere than on Drive this changes nothing.
@@ -30,6 +31,7 @@ def on_this_machine(trainer: "SFTTrainer", home: Path) -> Iterator[Path]:
     Args:
         trainer: its output_dir names another folder meanwhile.
         home: the run's folder, as `runs.folder_for` gives it.
+        wanted: the record of the run that is to be trained.
 
     Yields:
         the folder to train in.
@@ -37,7 +39,7 @@ def on_this_machine(trainer: "SFTTrainer", home: Path) -> Iterator[Path]:
     Raises:
         CourseError: Drive is not there, or this machine's disk is full.
     """
-    folder = copies.bring(home)
+    folder = copies.bring(home, wanted)
     if folder == home:
         yield folder
         return
@@ -75,10 +77,8 @@ class Copier(TrainerCallback):
 
     def copy(self) -> None:
         """Copy now."""
-        began = time.perf_counter()
         self._try(lambda: copies.copy(self.local, self.home))
-        ended = time.perf_counter()
-        self.next = ended + max(COPY_SECONDS, (ended - began) / SHARE)
+        self.next = time.perf_counter() + COPY_SECONDS
 
     def copy_at_the_end(self) -> None:
         """Copy what is saved of a training that broke off, unless another machine goes on with it."""

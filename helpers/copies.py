@@ -198,11 +198,12 @@ def _empty(home: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------- from Drive
-def bring(home: Path) -> Path:
+def bring(home: Path, wanted: dict | None = None) -> Path:
     """The folder where a run is trained now, with what there is of it: on a new machine, the newest whole copy.
 
     Args:
         home: the run's folder, as `runs.folder_for` gives it.
+        wanted: the record of the run that is to be trained: what is left on this machine of another one is set aside.
 
     Returns:
         `place`; or the run's own folder, where it is finished there.
@@ -215,7 +216,7 @@ def bring(home: Path) -> Path:
         return home
     workspace.make(home)
     try:
-        _set_other_aside(local, home)
+        _set_other_aside(local, runs.read(home) or wanted or {})
         if runs.is_finished(home):
             shutil.rmtree(local, ignore_errors=True)
             return home
@@ -235,9 +236,9 @@ def bring(home: Path) -> Path:
     return local
 
 
-def _set_other_aside(local: Path, home: Path) -> None:
+def _set_other_aside(local: Path, there: dict) -> None:
     """Give the folder of another run with this name, which was left on this machine, another name."""
-    here, there = runs.read(local), runs.read(home)
+    here = runs.read(local)
     wanted = {name: there.get(name) for name in ("model", "choice", "ids", "data")}
     if not here or not there or runs.is_same(here, wanted):
         return

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from helpers import (
     adapting,
@@ -38,18 +39,25 @@ if TYPE_CHECKING:
 
 VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
 BEST, PARTIAL = "best", "partial-best"
+# Beside `runs.BASE`: of which commit the base model is, and whose optimizer a checkpoint's state is of.
+OF_A_RUN = ("model_revision", "optim")
 ADAPTER = "adapter_model.safetensors"
 
 
 # ------------------------------------------------------------------------------------- checkpoints
 def write_whole_checkpoints(
-    trainer: "SFTTrainer", folder: Path, record: dict, clock: progress.Clock, choice: Choice
+    trainer: "SFTTrainer",
+    folder: Path,
+    record: dict,
+    clock: progress.Clock,
+    best: "Best",
+    choice: Choice,
 ) -> None:
     """From now on this trainer's checkpoints are whole or not there, and say what they belong to."""
-    names = ("model", "choice", "data", "heldout", *runs.BASE, "versions")
+    names = ("model", "choice", "data", "heldout", *OF_A_RUN, *runs.BASE, "versions")
     whose = {name: record.get(name) for name in names}
     # A later training of this trainer puts its own in place.
-    trainer._save_checkpoint = functools.partial(_save, trainer, folder, whose, clock, choice)
+    trainer._save_checkpoint = functools.partial(_save, trainer, folder, whose, clock, best, choice)
 
 
 def _save(
@@ -57,6 +65,7 @@ def _save(
     folder: Path,
     whose: dict,
     clock: progress.Clock,
+    best: "Best",
     choice: Choice,
     model,
     trial,
@@ -64,7 +73,8 @@ def _save(
     """In place of Trainer's own: CourseError instead of a checkpoint with numbers that are none."""
     if adapting.fault(trainer.model) == adapting.DIVERGED:
         raise progress.diverged(trainer, folder, choice, "The adapter holds NaN or infinity")
-    checkpoints.write_whole(trainer, model, trial, whose | clock.so_far(trainer.state))
+    so_far = clock.so_far(trainer.state) | {"ended_early": best.ended_early}
+    checkpoints.write_whole(trainer, model, trial, whose | so_far)
 
 
 def check_space(trainer: "SFTTrainer", folder: Path) -> None:
@@ -91,16 +101,14 @@ def check_belongs(checkpoint: Path, record: dict) -> None:
     """CourseError if a checkpoint is of another run; other versions of the libraries are said."""
     asked.check_saved(checkpoint, record)
     so_far = checkpoints.so_far(checkpoint)
-    names = [name for name in ("model", "choice", "data", *runs.BASE) if name in so_far]
+    names = ("model", "choice", "data", "heldout", *OF_A_RUN, *runs.BASE)
+    names = [name for name in names if so_far.get(name) is not None]
     if other := [name for name in names if not runs.is_same(so_far, {name: record[name]})]:
         raise CourseError(
-            f"{checkpoint.name} in {checkpoint.parent.name} is of another run: another {', another '.join(other)}.",
-            "It was copied here, or the run's record was edited. One run would go on as another.",
-            f"Move that folder ({checkpoint}) away, then run this cell again.",
-        )
-    if so_far.get("heldout", record["heldout"]) != record["heldout"]:
-        print(
-            "The held-out rows are not those that this run was watched on before: its curve has two parts."
+            f"{checkpoint.name} in {checkpoint.parent.name} is of another run: other {', other '.join(map(_word, other))}.",
+            "It was copied here, another machine or COURSE_HELDOUT made it, or the run's record was edited. One run would go "
+            "on as another.",
+            f"Set back what has changed, or move that folder ({checkpoint}) away, then run this cell again.",
         )
     before, now = so_far.get("versions") or {}, record["versions"]
     moved = [f"{n} {before[n]} (now {now[n]})" for n in now if before.get(n, now[n]) != now[n]]
@@ -111,6 +119,31 @@ def check_belongs(checkpoint: Path, record: dict) -> None:
         )
 
 
+def _word(name: str) -> str:
+    words = {
+        "heldout": "held-out rows",
+        "optim": "optimizer",
+        "model_revision": "base-model commit",
+    }
+    return words.get(name, name)
+
+
+def is_complete(checkpoint: Path | None) -> bool:
+    """Whether a checkpoint is of the last step of its training: the machine went away before the run was saved."""
+    if checkpoint is None:
+        return False
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    done = state["global_step"] >= state["max_steps"]
+    return done or bool(checkpoints.so_far(checkpoint).get("ended_early"))
+
+
+def take_over(trainer: "SFTTrainer", checkpoint: Path) -> bool:
+    """Put a trainer where it was at a checkpoint, without a step more; whether the training had ended early."""
+    adapting.put_back(trainer.model, checkpoint)
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return bool(checkpoints.so_far(checkpoint).get("ended_early"))
+
+
 # ---------------------------------------------------------------------------------- the best adapter
 def looks(history: list[dict]) -> list[tuple[int, float]]:
     """``(step, held-out loss)`` of each look in a trainer's notes, but that before the first step."""
@@ -119,8 +152,9 @@ def looks(history: list[dict]) -> list[tuple[int, float]]:
 
 
 def lowest(history: list[dict]) -> tuple[int, float] | None:
-    """The look with the lowest held-out loss, the first of equal ones; ``None`` where nobody looked."""
-    return min(looks(history), key=lambda look: look[1], default=None)
+    """The look with the lowest held-out loss, the first of equal ones; ``None`` where nobody looked, or saw NaN."""
+    seen = [look for look in looks(history) if math.isfinite(look[1])]
+    return min(seen, key=lambda look: look[1], default=None)
 
 
 class Best(TrainerCallback):
@@ -138,6 +172,8 @@ class Best(TrainerCallback):
         if not taken or taken[-1][0] != state.global_step:
             return
         best = lowest(state.log_history)
+        if best is None:
+            return
         if best == taken[-1]:
             _keep_best(model, self.folder, *best)
         waited = sum(step > best[0] for step, _ in taken)
@@ -149,14 +185,22 @@ class Best(TrainerCallback):
 def _keep_best(model, folder: Path, step: int, loss: float) -> None:
     """Save an adapter as the best one so far, beside the earlier one, and then in its place."""
     beside = folder / PARTIAL
-    shutil.rmtree(beside, ignore_errors=True)
+    _bring_best_back(folder)
     try:
         model.save_pretrained(beside / BEST)
         note = json.dumps({"step": step, "loss": loss})
         (beside / BEST / "best.json").write_text(note, encoding="utf-8")
         checkpoints.put(beside / BEST, folder / BEST)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        _bring_best_back(folder)
+
+
+def _bring_best_back(folder: Path) -> None:
+    """Remove what saving a best adapter left; where it was broken off between two names, the earlier one comes back."""
+    earlier = folder / PARTIAL / f"before-{BEST}"
+    if earlier.is_dir() and not (folder / BEST).exists():
+        earlier.rename(folder / BEST)
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
 def forget_best(folder: Path) -> None:
@@ -167,6 +211,7 @@ def forget_best(folder: Path) -> None:
 
 def best_of(folder: Path) -> dict | None:
     """``{"step": …, "loss": …}`` of the adapter in a run's ``best/``; ``None`` where there is none."""
+    _bring_best_back(folder)
     noted = workspace.read_json(folder.absolute() / BEST / "best.json")
     whole = isinstance(noted, dict) and (folder / BEST / ADAPTER).is_file()
     return {name: noted[name] for name in ("step", "loss")} if whole else None
@@ -185,15 +230,16 @@ def say_end(folder: Path, record: dict, history: list[dict]) -> None:
             f"{record['choice']['patience']} looks the held-out loss was not lower than before."
         )
     best, taken = record["best"], looks(history)
-    if best and taken and best["step"] != record["step"]:
+    if best and taken and best["step"] < record["step"]:
         print(
             f"Held-out loss was lowest at step {best['step']} ({best['loss']:.2f}; at the end {taken[-1][1]:.2f}). "
-            "keeping.take_best(run, model) takes that adapter."
+            "from helpers import keeping; run = keeping.take_best(run, model) takes that adapter."
         )
 
 
 def take_best(run: runs.Run, model=None) -> runs.Run:
-    """Make the adapter with the lowest held-out loss the one of a run; the last one stays in the newest checkpoint.
+    """Make the adapter with the lowest held-out loss the one of a run; the last one stays in the newest checkpoint, if
+    there is one (on Drive a finished run keeps none).
 
     Args:
         run: a finished or stopped run.
@@ -247,6 +293,7 @@ def describe(trainer: "SFTTrainer", choice: Choice, conversations: "Dataset") ->
         "learning_rate": args.learning_rate,
         "warmup_steps": args.warmup_steps,
         "seed": args.seed,
+        "optim": str(getattr(args.optim, "value", args.optim)),
         "load_in_4bit": adapting.in_4bit(trainer.model),
         "number_format": number_format(args),
         "chat_template": hashlib.sha256(template.encode()).hexdigest()[:16],

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import claims, comparing, ledger_plots, records, runs, selection, workspace
+from helpers import claims, comparing, copies, ledger_plots, records, runs, selection, workspace
 from helpers.errors import CourseError
 
 if TYPE_CHECKING:
@@ -321,6 +321,8 @@ def delete(name: str | runs.Run, *, even_latest: bool = False) -> None:
         if _latest() == folder.name:
             workspace.path("latest_run.json").unlink()
         shutil.rmtree(aside)
+        if (place := copies.place(folder)) != folder and place.exists():
+            shutil.rmtree(place)
     except OSError as error:
         left = aside if not folder.exists() else folder
         raise CourseError(

@@ -164,12 +164,12 @@ def train(
     with (
         claims.claim(home) as lost,
         (stop := Stop(lost)).listening(),
-        copier.on_this_machine(trainer, home) as folder,
+        copier.on_this_machine(trainer, home, record) as folder,
     ):
-        keeping.check_space(trainer, folder)
         before = runs.read(folder)
         asked.check_folder(folder, before, record)
         if not runs.is_finished(folder):
+            keeping.check_space(trainer, folder)
             selection.check_apart(conversations, looking)
             watch = [stop, Looking(looking, trainer.processing_class)]
             record = _train(trainer, folder, record, before, conversations, choice, watch)
@@ -214,8 +214,11 @@ def _train(
     trainer.optimizer = trainer.lr_scheduler = None
     set_seed(trainer.args.seed)
     try:
-        with progress.writing(trainer, folder):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if keeping.is_complete(checkpoint):
+            best.ended_early = keeping.take_over(trainer, checkpoint)
+        else:
+            with progress.writing(trainer, folder):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise progress.broken_off(trainer, folder) from None
     except torch.OutOfMemoryError as error:
@@ -270,7 +273,7 @@ def _listen(
     for callback in (updates, clock, *watch, guard, best, panel):
         trainer.remove_callback(type(callback))
         trainer.add_callback(callback)
-    keeping.write_whole_checkpoints(trainer, folder, record, clock, choice)
+    keeping.write_whole_checkpoints(trainer, folder, record, clock, best, choice)
     return clock, best
 
 
@@ -281,7 +284,9 @@ def _save(trainer: SFTTrainer, folder: Path, record: dict, ended_early: bool) ->
     record["status"] = "finished" if whole else "stopped"
     if ended_early:
         record["ended_early"] = True
-    if found := adapting.fault(trainer.model):
+    found = adapting.fault(trainer.model)
+    # After the very first steps nothing has moved yet: the learning rate begins at 0, and fp16 skips updates.
+    if found and (whole or found == adapting.DIVERGED):
         record["fault"] = found
         print(found)
     if torch.cuda.is_available():

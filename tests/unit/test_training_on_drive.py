@@ -20,7 +20,7 @@ KILLED = """
 import sys, pathlib
 sys.path[:0] = sys.argv[1:3]
 from helpers import copier, workspace
-workspace.DRIVE, copier.COPY_SECONDS, copier.SHARE = pathlib.Path(sys.argv[3]), 0, 1e9
+workspace.DRIVE, copier.COPY_SECONDS = pathlib.Path(sys.argv[3]), 0
 import os, signal
 import tiny_run
 from transformers import TrainerCallback
@@ -64,7 +64,6 @@ def test_a_drive_that_vanishes_in_the_middle_leaves_the_run_on_this_machine(
     drive, trained, capsys, monkeypatch
 ):
     monkeypatch.setattr(copier, "COPY_SECONDS", 0)
-    monkeypatch.setattr(copier, "SHARE", 1e9)
     away = drive.with_name(f"{drive.name} away")
 
     class Vanish(TrainerCallback):
