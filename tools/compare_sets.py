@@ -2,7 +2,7 @@
 
 python tools/compare_sets.py           about 16 trainings of this machine's model (COURSE_MODEL names another)
 python tools/compare_sets.py --fast    16 conversations a set, half an epoch, one draw, 4 held-out rows: to see it work
-python tools/compare_sets.py --save    keep the result in data/measured.json, which notebook 04 shows
+python tools/compare_sets.py --save    keep the result in data/measured.json
 
 The sets: the homework's two sorts, and two that are drawn at random, three times each: from the whole pool, and from
 its rows in house style. All else is as in `Choice`. Each set is trained twice, from an untrained adapter:
