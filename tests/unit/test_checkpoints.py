@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(interrupted, resume, na
     )
     note.write_text(json.dumps(json.loads(note.read_text()) | {name: value}))
     forget_sizes(interrupted)
-    with pytest.raises(CourseError, match=f"of another run: another {name}"):
+    with pytest.raises(CourseError, match=f"of another run: other {name}"):
         resume()
     # Followed to the letter.
     shutil.move(interrupted / "checkpoint-20", interrupted.parent.parent / "away")

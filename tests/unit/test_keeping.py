@@ -269,18 +269,33 @@ def test_updates_are_counted_on_after_an_interruption(interrupted, resume):
     assert (run.record["updates"], run.record["skipped_updates"]) == (21, 3)
 
 
-def test_other_heldout_rows_than_before_are_said(
-    interrupted, resume, tmp_path, monkeypatch, capsys
-):
+def test_a_run_is_not_gone_on_with_other_heldout_rows(interrupted, resume, tmp_path, monkeypatch):
     rows = json.loads(data.OUR_HELDOUT.read_text())
     other = tmp_path / "mine.json"
     other.write_text(
         json.dumps([{k: v for k, v in row.items() if k != "part"} for row in rows[20:50]])
     )
     monkeypatch.setenv("COURSE_HELDOUT", str(other))
-    run, _ = resume()
-    assert "held-out rows are not those" in capsys.readouterr().out
-    assert run.record["heldout"]["file"] == "mine.json"
+    with pytest.raises(CourseError, match="other held-out rows"):
+        resume()
+    monkeypatch.delenv("COURSE_HELDOUT")
+    assert resume()[0].record["status"] == "finished"
+
+
+def test_a_training_whose_last_checkpoint_is_whole_is_finished_without_another_step(
+    trained, resume, workspace
+):
+    """The machine went away after the last checkpoint and before the run's record."""
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    (folder,) = (workspace / "runs").iterdir()
+    runs.write(folder, runs.read(folder) | {"status": "started"})
+    (folder / "adapter_model.safetensors").unlink()
+    run, steps = resume()
+    assert steps == 0 and run.record["step"] == run.record["steps"] == tiny_run.STEPS
+    assert run.record["status"] == "finished"
+    assert runs.losses(run.folder) == runs.losses(trained.run.folder)
+    ours, theirs = (tiny_run.adapter(one.folder) for one in (run, trained.run))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
 # ----------------------------------------------------------------------------------- the plain recipe
