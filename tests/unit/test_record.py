@@ -14,6 +14,8 @@ KIT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(KIT / "tools"))
 import record
 
+import notebooks as tool
+
 CONTENT = record.read()
 ENTRIES = CONTENT["notebooks"]
 DATED = {name: entry for name, entry in ENTRIES.items() if entry.get("date")}
@@ -63,11 +65,14 @@ def test_a_notebook_took_longer_than_the_trainings_in_it(name):
     assert DATED[name]["minutes"] > sum(DATED[name]["training_minutes"].values())
 
 
-def test_all_outputs_are_of_machines_with_two_cores_that_the_readme_names():
+def test_all_outputs_are_of_one_machine_with_two_cores():
+    # A notebook whose code has changed since, so that an output is missing, waits for its next run.
+    waiting = {path.stem for path in tool.all_unsaved(NOTEBOOKS)}
+    machines = [entry["machine"] for name, entry in DATED.items() if name not in waiting]
+    assert len(waiting) <= 1 and all(machine == machines[0] for machine in machines)
+    assert all(entry["machine"]["cores"] == record.CORES for entry in DATED.values())
     readme = (record.ROOT / "README.md").read_text(encoding="utf-8")
-    for entry in DATED.values():
-        assert entry["machine"]["cores"] == record.CORES
-        assert record.on(entry["machine"]) in readme
+    assert all(record.on(entry["machine"]) in readme for entry in DATED.values())
 
 
 def test_the_machine_is_described_without_its_name():
