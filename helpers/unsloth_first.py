@@ -7,6 +7,7 @@ from helpers import machine, settings, t4_mode
 # Unsloth reports each load to its makers unless told not to; a course has no business doing that.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 machine.take_one()
+machine.choose_number_format()
 AS_A_T4 = settings.text("COURSE_T4") == "1"
 if AS_A_T4:
     t4_mode.before_unsloth()

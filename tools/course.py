@@ -21,7 +21,7 @@ from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-import kernels
+import notebook_kernels
 import record
 
 from helpers import runs, settings, workspace
@@ -35,7 +35,7 @@ def client_for(
     notebook: nbformat.NotebookNode, timeout: int, python: str = sys.executable
 ) -> NotebookClient:
     """A client whose kernel talks through local sockets: no ports that other kernels might take."""
-    manager = AsyncKernelManager(kernel_name="python3", **kernels.sockets())
+    manager = AsyncKernelManager(kernel_name="python3", **notebook_kernels.sockets())
     manager.kernel_spec.argv[0] = python
     client = NotebookClient(
         notebook,
@@ -148,7 +148,7 @@ def main() -> None:
         minutes = fresh.renew(asked.names) if asked.in_place else fresh.run_all(asked.python)
     else:
         print("preparing the model …", flush=True)
-        kernels.prepare_model(asked.python)
+        notebook_kernels.prepare_model(asked.python)
         wanted = asked.names or ("01", "02", "03", "04", "05", "06")
         paths = record.notebooks(wanted)
         minutes = {path.stem: run(path, OUT / path.name, asked.python) for path in paths}

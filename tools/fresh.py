@@ -16,11 +16,11 @@ from pathlib import Path
 
 import compare
 import course
-import kernels
 import nbformat
+import notebook_kernels
 import record
 
-PLACE = kernels.BUILD / "fresh"
+PLACE = notebook_kernels.BUILD / "fresh"
 WORKSPACE = PLACE / "workspace"
 # Variables that would make another course of it.
 FOREIGN = (
@@ -38,7 +38,7 @@ def workspace_pattern(root: Path) -> re.Pattern:
     return re.compile(rf"({re.escape(str(root))}/)?build/fresh/workspace\b")
 
 
-IN_OUTPUTS = workspace_pattern(kernels.ROOT)
+IN_OUTPUTS = workspace_pattern(notebook_kernels.ROOT)
 
 
 def left_by(notebook: Path) -> Path:
@@ -70,7 +70,7 @@ def execute(notebook: Path, python: str = sys.executable) -> tuple[nbformat.Note
     """
     start(notebook)
     target, began = PLACE / notebook.name, time.time()
-    with kernels.in_workspace(WORKSPACE):
+    with notebook_kernels.in_workspace(WORKSPACE):
         minutes = course.run(notebook, target, python)
     shutil.rmtree(left_by(notebook), ignore_errors=True)
     shutil.copytree(WORKSPACE, left_by(notebook), ignore=shutil.ignore_patterns("models"))
@@ -90,8 +90,8 @@ def prepare() -> None:
     """Refuse settings that would change the course, and make the small model."""
     if found := [name for name in FOREIGN if os.environ.get(name)]:
         sys.exit(f"{', '.join(found)} would change what is measured: unset it.")
-    os.environ.setdefault("COURSE_WORKSPACE", str(kernels.BUILD / "test-workspace"))
-    kernels.prepare_model()
+    os.environ.setdefault("COURSE_WORKSPACE", str(notebook_kernels.BUILD / "test-workspace"))
+    notebook_kernels.prepare_model()
 
 
 def run_all(python: str = sys.executable) -> dict[str, float]:
@@ -156,5 +156,5 @@ def renew_one(path: Path) -> float:
 
 def clean(path: Path) -> None:
     """Take out of a notebook what should not be in the repository."""
-    command = [sys.executable, kernels.ROOT / "tools" / "notebooks.py", "clean", path]
+    command = [sys.executable, notebook_kernels.ROOT / "tools" / "notebooks.py", "clean", path]
     subprocess.run(command, check=True)

@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 KIT = Path(__file__).resolve().parent.parent
-if __name__ == "__main__":
-    sys.path.pop(0)  # the tools' own folder: one of them is called as a package is
 sys.path[:0] = [str(KIT), str(KIT / "tests"), str(KIT / "tests" / "unit")]
 
 # A file whose appearance says that a moment has come, in the folder of the run; "{step}" is drawn.

@@ -21,6 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))
+from helpers.machine import computes_slowly_in_bfloat16
+
 FILE = ROOT / "data" / "measured.json"
 README = ROOT / "README.md"
 # Instructions that decide how fast a model computes, and whether in 16 bits.
@@ -93,9 +96,10 @@ def machine() -> dict:
     about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     flags = set(re.search(r"^flags\s*:(.*)$", about, re.MULTILINE)[1].split())
     model = re.search(r"^model name\s*:\s*(.*)$", about, re.MULTILINE)[1].strip()
-    # As Unsloth chooses on a CPU.
+    # As Unsloth and the course choose on a CPU.
     asked = os.environ.get("UNSLOTH_CPU_BF16")
-    bfloat16 = asked == "1" if asked else bool(flags & {"avx512_bf16", "amx_bf16"})
+    fast = not computes_slowly_in_bfloat16(about)
+    bfloat16 = asked == "1" if asked else fast and bool(flags & {"avx512_bf16", "amx_bf16"})
     return {
         "processor": model,
         "cores": len(os.sched_getaffinity(0)),

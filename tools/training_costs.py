@@ -63,7 +63,10 @@ def main() -> None:
 
     model, tokenizer = models.load()
     conversations = selection.select(
-        data.load_conversations(data.OUR_POOL), homework.advanced_key, limit=asked.rows
+        data.load_conversations(data.OUR_POOL),
+        homework.advanced_key,
+        largest_first=True,
+        limit=asked.rows,
     )
     choice = Choice(num_train_epochs=asked.epochs)
     taken: dict[str, list[float]] = {way: [] for way in WAYS}

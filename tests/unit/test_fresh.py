@@ -14,7 +14,7 @@ KIT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(KIT / "tools"))
 import compare
 import fresh
-import kernels
+import notebook_kernels
 import record
 
 from helpers import presets
@@ -71,7 +71,7 @@ def small_course(tmp_path, monkeypatch):
     monkeypatch.setattr(fresh, "IN_OUTPUTS", fresh.workspace_pattern(tmp_path))
     monkeypatch.setattr(compare, "OUT", tmp_path / "build" / "compare")
     # Both have tests of their own; here they would bring the course's own opening cells, and its model.
-    monkeypatch.setattr(kernels, "prepare_model", lambda *_: None)
+    monkeypatch.setattr(notebook_kernels, "prepare_model", lambda *_: None)
     monkeypatch.setattr(fresh, "clean", lambda _: None)
     for name in fresh.FOREIGN:
         monkeypatch.delenv(name, raising=False)

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ sys.path.insert(0, str(KIT / "tools"))
 import record
 
 import notebooks as tool
+from helpers import machine
 
 CONTENT = record.read()
 ENTRIES = CONTENT["notebooks"]
@@ -87,6 +90,39 @@ def test_the_machine_is_described_without_its_name():
 def test_the_number_format_is_the_one_that_was_asked_for(monkeypatch, asked, number_format):
     monkeypatch.setenv("UNSLOTH_CPU_BF16", asked)
     assert record.machine()["number_format"] == number_format
+
+
+@pytest.mark.parametrize(
+    ("vendor", "has", "slow"),
+    [
+        ("GenuineIntel", "avx512f avx512_bf16", True),
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16", False),
+        ("GenuineIntel", "avx2", False),
+        ("AuthenticAMD", "avx512f avx512_bf16", False),
+        ("", "", False),
+    ],
+)
+def test_bfloat16_is_not_taken_where_it_is_slower(vendor, has, slow):
+    about = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {has}\nbogomips\t: 1\n"
+    assert machine.computes_slowly_in_bfloat16(about if vendor else "") == slow
+
+
+def test_the_number_format_is_unsloths_own_here(monkeypatch):
+    """What the minutes are noted under is what the small model computes in."""
+    monkeypatch.delenv("UNSLOTH_CPU_BF16", raising=False)
+    code = (
+        "from helpers import unsloth_first; import unsloth; print(unsloth.is_bfloat16_supported())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=record.ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = {"True": "bfloat16", "False": "float32"}[done.stdout.split()[-1]]
+    assert record.machine()["number_format"] == said
 
 
 @pytest.mark.parametrize(
