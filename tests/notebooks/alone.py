@@ -13,7 +13,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-import kernels
+import notebook_kernels
 import record
 
 
@@ -23,7 +23,7 @@ class LocalKernel(KernelManager):
     python = sys.executable
 
     def __init__(self, **settings):
-        super().__init__(**settings, **kernels.sockets())
+        super().__init__(**settings, **notebook_kernels.sockets())
         self.kernel_spec.argv[0] = self.python
 
 
@@ -44,7 +44,7 @@ class Alone:
         # Before the notebook's kernel starts, which takes its workspace from the environment.
         if item.path != self.notebook:
             self.notebook, self.outputs = item.path, []
-            self.workspace.enter_context(kernels.empty_workspace(item.path.stem))
+            self.workspace.enter_context(notebook_kernels.empty_workspace(item.path.stem))
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item, nextitem):
@@ -75,7 +75,7 @@ def pytest_configure(config):
 def pytest_sessionstart(session):
     # Once, and not in each of the processes that run at the same time.
     if not hasattr(session.config, "workerinput"):
-        kernels.prepare_model(LocalKernel.python)
+        notebook_kernels.prepare_model(LocalKernel.python)
 
 
 def pytest_collection_modifyitems(config, items):
