@@ -9,6 +9,7 @@ Read these first, from the top: each uses those above it, and the helpers below 
     lora                how many numbers LoRA trains and how strongly they act, from shapes         00 02 03 06 07
     memory              what a training takes in GiB, part by part, and in minutes                  02 03 05
     choice              what a student chose: checks, its file, the two calls that it becomes       00 03 05
+    cautions            what to know about a choice before training with it                         –
     plan                what a choice costs, in words, numbers and warnings                         00 05
     data                read and check conversations; turn them into rows of prompt and answer      00 02 03 04 05 06 07
     adapter             look into a trained adapter: A and B, ΔW, its directions                    02 03 07
@@ -30,6 +31,7 @@ Open these when you need them.
     selection           order conversations by a sort key; keep the chosen ones                     00 03 04 05 06 07
     stages              a training in stages: some conversations first, others after                05
     picks               what each sort picks from a pool: picture and numbers                       04
+    traits              what conversations are like: lengths, repeats, house style, scores          –
     carry               a choice and a selection as one line, to take them to another machine       00 03 04 05
     reading             files of several kinds as rows                                              –
     shapes              one row, in any of the shapes people keep conversations in                  –
@@ -43,10 +45,12 @@ Open these when you need them.
     bundle              a run as one zip, to take along                                             05
     manifests           the files of a copy, with size and hash                                     –
     earlier             an earlier run, found in the workspace or else trained now                  06 07
-    ledger              all runs in a table and figures; repeat or delete one                       05
+    ledger              all runs in a table and figures; in what two differ                         05
+    one_run             train a run again, or delete it                                             –
     ledger_plots        the figures of several runs                                                 –
     comparing           in what runs differ, in words                                               –
     records             what a run's folder says, also a damaged one                                –
+    trainer_files       what Trainer and PEFT write: the adapter's file, the trainer's log          –
     claims              one run is trained by one process at a time                                 –
     asked               is what a session holds what it is asked for?                               00 05 06
     progress            beside a training: the clock, guards, Stop, and what is said when it ends   –

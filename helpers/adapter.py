@@ -11,6 +11,7 @@ import torch
 from helpers import lora
 from helpers.errors import CourseError, check_whole
 from helpers.presets import PROJECTIONS, SEED
+from helpers.trainer_files import ADAPTER
 
 # What PEFT calls an adapter that nobody named.
 NAME = "default"
@@ -231,7 +232,7 @@ def read_factors(folder: str | Path) -> dict[str, Factors]:
     folder = Path(folder)
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "adapter_model.safetensors")
+        tensors = load_file(folder / ADAPTER)
         if config["use_dora"] or config["rank_pattern"] or config["alpha_pattern"]:
             raise ValueError("it is not a plain LoRA adapter with one rank")
         scale = lora.scaling(config["r"], config["lora_alpha"], config["use_rslora"])

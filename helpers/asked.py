@@ -180,10 +180,13 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
 def check_finished(model, folder: Path) -> None:
     """Say that a run is finished; CourseError unless its adapter is the model's."""
     if not adapting.holds(model, folder):
+        # Before it is on Drive, its folder there is given to nothing else (runs.folder_for).
+        here_only = "Let it get to Drive first: make room there, or mount it again. "
         raise CourseError(
             f"The run {folder.name} is finished, and its adapter is not the one of this trainer's model.",
             "It was finished in another notebook, or the adapter was made anew since. Nothing was overwritten.",
-            "For a new run, run the cells again from the one with runs.folder_for on.",
+            (here_only if workspace.TRAINING in folder.parts else "")
+            + "For a new run, run the cells again from the one with runs.folder_for on.",
         )
     print(
         f"The run {folder.name} is finished, and nothing was trained now. For another one change the choice, and run "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from helpers import checkpoints, copies, manifests, runs, workspace
 from helpers.errors import CourseError
+from helpers.trainer_files import ADAPTER
 
 # In the zip: the run's name, and its files with size and hash.
 LIST = "lora-course-run.json"
@@ -17,7 +18,6 @@ LIST = "lora-course-run.json"
 PARTIAL = ".partial-zip"
 # What makes a run that run, and one of its states.
 SAME = ("model", "choice", "ids", "data", "status")
-ADAPTER = "adapter_model.safetensors"
 # What a zip that is cut off, made up or encrypted ends in, beside the ValueErrors of our own.
 DAMAGED = (ValueError, zipfile.BadZipFile, EOFError, KeyError, RuntimeError)
 

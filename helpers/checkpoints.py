@@ -14,18 +14,20 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helpers.trainer_files import ADAPTER, STATE
+
 if TYPE_CHECKING:
     from transformers import Trainer
 
 # What Trainer needs to go on exactly (transformers/trainer.py, `_save_checkpoint`), in the order it is written.
 NEEDED = (
     "adapter_config.json",
-    "adapter_model.safetensors",
+    ADAPTER,
     "training_args.bin",
     "optimizer.pt",
     "scheduler.pt",
     "rng_state.pth",
-    "trainer_state.json",
+    STATE,
 )
 ASIDE = "passed-over-"
 # Our own file in a checkpoint: minutes, tokens and updates until then, of which run it is, and its files' sizes.
@@ -147,8 +149,8 @@ def _fault(checkpoint: Path, step: int, sizes: dict[str, int]) -> str | None:
         for name, size in here.items():
             if size == 0 or size != sizes.get(name, size) or not _is_whole(checkpoint / name):
                 return f"{name} is cut off"
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        return None if state["global_step"] == step else "trainer_state.json is of another step"
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        return None if state["global_step"] == step else f"{STATE} is of another step"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"it cannot be read: {error}"
 

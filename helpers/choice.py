@@ -27,8 +27,10 @@ class Choice:
 
     The first five fields are arguments of ``get_peft_model``, the others, but for three, of ``SFTConfig``.
     ``rows_per_update`` is one: rows between two updates of the adapter. How many of them go through the machine at
-    once (``per_device_train_batch_size``) changes time and memory, not the result, and is derived when ``None``.
+    once (``per_device_train_batch_size``) changes time and memory, not the result (but with dropout, whose random
+    numbers are others then), and is derived when ``None``.
     ``patience`` is another: after so many looks at the held-out loss without a lower one, training ends early.
+    A look that Stop adds does not count.
     ``stages`` is the third: numbers of conversations and their epochs, for each stage of a training (`helpers.stages`).
     """
 

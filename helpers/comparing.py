@@ -6,6 +6,7 @@ from pathlib import Path
 
 from helpers import records, runs, workspace
 from helpers.errors import CourseError
+from helpers.trainer_files import number
 
 # Where a setting's name in `Choice` is not the word for it.
 WORDS = {"lora_alpha": "alpha", "lora_dropout": "dropout", "num_train_epochs": "epochs"}
@@ -99,7 +100,7 @@ def looking(run: runs.Run) -> object:
 
 def _skipped(compared: Iterable[runs.Run]) -> list[str]:
     """A sentence where runs did not skip equally many updates."""
-    noted = {r.folder.name: records.number(r.record.get("skipped_updates")) for r in compared}
+    noted = {r.folder.name: number(r.record.get("skipped_updates")) for r in compared}
     counts = {name: count for name, count in noted.items() if count is not None}
     if len(set(counts.values())) < 2:
         return []

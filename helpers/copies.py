@@ -92,7 +92,7 @@ def finish(local: Path, home: Path) -> Path:
 
     Its adapter, tokenizer, losses and record go there, of a stopped one the newest checkpoint too. A finished one then
     needs no checkpoint on Drive and no folder on this machine. Where Drive is full or gone, the run stays on this
-    machine, and one sentence says so.
+    machine, and one sentence says so; `earlier.finished_run` finds it there.
     """
     if local == home:
         return home
@@ -110,8 +110,9 @@ def finish(local: Path, home: Path) -> Path:
                 _empty(home)
     except CourseError as error:
         print(
-            f"The run {home.name} stays on this machine, in {local}: {error.what} When Drive is there again, run this "
-            "cell again; or take the run with you as one file: bundle.as_zip(run)."
+            f"The run {home.name} stays on this machine only, in {local}: {error.what} When Drive is there and has "
+            "room, run this cell again; or take the run with you as one file: from helpers import bundle; "
+            "bundle.as_zip(run)."
         )
         return local
     if finished:

@@ -2,12 +2,25 @@
 
 from helpers import unsloth_first  # noqa: F401  # isort: skip
 
+import contextlib
 import gc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from helpers import adapting, asked, machine, models, runs, selection, training
+from helpers import (
+    adapting,
+    asked,
+    comparing,
+    copies,
+    machine,
+    models,
+    runs,
+    selection,
+    training,
+    workspace,
+)
 from helpers.choice import Choice, load_choice
 from helpers.errors import CourseError
 
@@ -22,12 +35,13 @@ ANEW = (
 def finished_run() -> runs.Run:
     """The run that finished last with this machine's model, else one trained now as notebook 05 does it.
 
-    Prints which; one that was stopped counts too. A model that had to be trained is released again, so that the caller can load its own.
+    Prints which; one that was stopped counts too, and one that Drive did not take (`_only_here`). A model that had to be
+    trained is released again, so that the caller can load its own.
 
     Raises:
         CourseError: that run's training diverged.
     """
-    run, model_name = runs.latest(), machine.default_name()
+    run, model_name = _latest(), machine.default_name()
     if run is not None and run.record.get("model") == model_name:
         choice = runs.choice_of(run)
         asked.check_saved(run.folder, run.record, ANEW)
@@ -50,13 +64,13 @@ def finished_run() -> runs.Run:
             f"The run {run.folder.name} belongs to {run.record.get('model')}, and this machine uses "
             f"{model_name}: training one for it now, as notebook 05 does."
         )
-    return _load_and_train(load_choice(), selection.load_selection())
+    return load_and_train(load_choice(), selection.load_selection())
 
 
 def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
     """A run that differs from ``run`` in some settings, or in its data: found in the workspace, else trained now.
 
-    The student's own run stays the latest one.
+    The student's own run stays the latest one. Where float16 skipped other numbers of updates in the two, it is said.
 
     Args:
         run: the run to compare with.
@@ -67,23 +81,92 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
         CourseError: its training was stopped before its end, and runs are compared as a whole.
     """
     choice = runs.choice_of(run, **changes)
-    found = runs.find(choice, conversations, run.record["model"])
-    if found is not None:
-        asked.check_saved(*found, "Then run this cell again: it trains that adapter anew.")
-        print(f"Using the run {found.folder.name}.")
-        return found
-    print(f"Training r = {choice.r}, alpha = {choice.lora_alpha:g} on {len(conversations)} rows.")
-    trained = _load_and_train(choice, conversations, run.record["model"], latest=False)
-    if how_far := runs.how_far(trained.record):
-        raise CourseError(
-            f"The run {trained.folder.name} was {how_far}.",
-            "Half a training beside a whole one would compare their lengths.",
-            "Run this cell again: it goes on from there.",
+    model_name = run.record["model"]
+    other = _find(choice, conversations, model_name)
+    if other is not None:
+        asked.check_saved(*other, "Then run this cell again: it trains that adapter anew.")
+        print(f"Using the run {other.folder.name}.")
+    else:
+        print(
+            f"Training r = {choice.r}, alpha = {choice.lora_alpha:g} on {len(conversations)} rows."
         )
-    return trained
+        other = load_and_train(choice, conversations, model_name, latest=False)
+        if how_far := runs.how_far(other.record):
+            raise CourseError(
+                f"The run {other.folder.name} was {how_far}.",
+                "Half a training beside a whole one would compare their lengths.",
+                "Run this cell again: it goes on from there.",
+            )
+    for caution in comparing.cautions((run, other), "loss"):
+        print(caution)
+    return other
 
 
-def _load_and_train(
+# -------------------------------------------------------------------------------- where Drive did not take them
+def _latest() -> runs.Run | None:
+    """`runs.latest`; or a run that ended after it and is on this machine only."""
+    own = [run for run in _only_here() if not run.record.get("beside")]
+    # Where Drive is gone, nobody knows what is on it.
+    noted = runs.latest() if not own or workspace.mounted() else None
+    if own and (noted is None or _ended(noted) < _ended(own[-1])):
+        return _take_home(own[-1])
+    return noted
+
+
+def _find(choice: Choice, conversations: "Dataset", model: str) -> runs.Run | None:
+    """`runs.find`, also where the run is on this machine only."""
+    wanted = runs.asked_of(choice, conversations, model)
+    for run in _only_here():
+        if runs.is_finished(run.folder) and runs.is_same(run.record, wanted):
+            return _take_home(run)
+    return runs.find(choice, conversations, model)
+
+
+def _only_here() -> list[runs.Run]:
+    """Runs of this workspace that ended while Drive was full or gone, the newest last.
+
+    They were trained on this machine's disk (`copies.place`), and on Drive there is less of them.
+    """
+    found = []
+    for file in (workspace.local() / workspace.TRAINING).glob("*/*/run.json"):
+        folder, home = file.parent, _home(file.parent)
+        with contextlib.suppress(CourseError):  # a record is damaged: nobody knows of what run
+            if copies.place(home) == folder and _is_ahead(folder, home):
+                found.append(runs.Run(folder, runs.read(folder)))
+    return sorted(found, key=_ended)
+
+
+def _is_ahead(folder: Path, home: Path) -> bool:
+    """Whether a run has ended on this machine, and the same run is not as far on Drive: another machine may go on."""
+    here, there = runs.read(folder), runs.read(home) if workspace.mounted() else {}
+    same = {name: here.get(name) for name in ("model", "choice", "ids", "data")}
+    return (
+        runs._is_usable(folder)
+        and (not there or runs.is_same(there, same))
+        and there.get("status") != "finished"
+        and here.get("step", 0) > there.get("step", 0)
+    )
+
+
+def _home(folder: Path) -> Path:
+    """Where a run that was trained on this machine's disk belongs; asks nothing of Drive, which may be gone."""
+    return workspace._chosen() / "runs" / folder.name
+
+
+def _ended(run: runs.Run) -> float:
+    return (run.folder / "run.json").stat().st_mtime
+
+
+def _take_home(run: runs.Run) -> runs.Run:
+    """Try again to take a run to Drive; where that fails, one sentence says why, and what to do."""
+    home = _home(run.folder)
+    folder = copies.finish(run.folder, home)
+    if folder == home and not run.record.get("beside"):
+        workspace.write_json("latest_run.json", {"name": home.name})
+    return runs.Run(folder, run.record)
+
+
+def load_and_train(
     choice: Choice, conversations: "Dataset", name: str | None = None, *, latest: bool = True
 ) -> runs.Run:
     """Load a model, without a name this machine's; train it, and release it again."""

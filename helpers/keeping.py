@@ -32,6 +32,7 @@ from helpers import (
 )
 from helpers.choice import Choice
 from helpers.errors import CourseError
+from helpers.trainer_files import ADAPTER, STATE, series
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,7 +42,6 @@ VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbyt
 BEST, PARTIAL = "best", "partial-best"
 # Beside `runs.BASE`: of which commit the base model is, and whose optimizer a checkpoint's state is of.
 OF_A_RUN = ("model_revision", "optim")
-ADAPTER = "adapter_model.safetensors"
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -132,7 +132,7 @@ def is_complete(checkpoint: Path | None) -> bool:
     """Whether a checkpoint is of the last step of its training: the machine went away before the run was saved."""
     if checkpoint is None:
         return False
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     done = state["global_step"] >= state["max_steps"]
     return done or bool(checkpoints.so_far(checkpoint).get("ended_early"))
 
@@ -140,20 +140,25 @@ def is_complete(checkpoint: Path | None) -> bool:
 def take_over(trainer: "SFTTrainer", checkpoint: Path) -> bool:
     """Put a trainer where it was at a checkpoint, without a step more; whether the training had ended early."""
     adapting.put_back(trainer.model, checkpoint)
-    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
     return bool(checkpoints.so_far(checkpoint).get("ended_early"))
 
 
 # ---------------------------------------------------------------------------------- the best adapter
-def looks(history: list[dict]) -> list[tuple[int, float]]:
-    """``(step, held-out loss)`` of each look in a trainer's notes, but that before the first step."""
-    found = [(e["step"], float(e["heldout_loss"])) for e in history if "heldout_loss" in e]
-    return [(step, loss) for step, loss in found if step]
+def looks(history: list[dict], *, usual: bool = False) -> list[tuple[int, float]]:
+    """``(step, held-out loss)`` of each look in a trainer's notes, but that before the first step.
+
+    Args:
+        history: the notes.
+        usual: without those that only Stop added.
+    """
+    entries = [e for e in history if not (usual and e.get("added"))]
+    return [look for look in series(entries, "heldout_loss") if look[0]]
 
 
-def lowest(history: list[dict]) -> tuple[int, float] | None:
+def lowest(taken: list[tuple[int, float]]) -> tuple[int, float] | None:
     """The look with the lowest held-out loss, the first of equal ones; ``None`` where nobody looked, or saw NaN."""
-    seen = [look for look in looks(history) if math.isfinite(look[1])]
+    seen = [look for look in taken if math.isfinite(look[1])]
     return min(seen, key=lambda look: look[1], default=None)
 
 
@@ -162,6 +167,9 @@ class Best(TrainerCallback):
 
     It stands behind `watching.Looking`, whose numbers it reads. On going on, the looks come from the checkpoint, and
     those that were lost with the machine are taken again: the same adapter is the best one then.
+
+    Of a run that was stopped, the best adapter may be one from a look that Stop added. For the early end such looks do
+    not count: the run ends after the same step, however often it was stopped.
     """
 
     def __init__(self, folder: Path, patience: int | None):
@@ -171,13 +179,13 @@ class Best(TrainerCallback):
         taken = looks(state.log_history)
         if not taken or taken[-1][0] != state.global_step:
             return
-        best = lowest(state.log_history)
-        if best is None:
+        if lowest(taken) == taken[-1]:
+            _keep_best(model, self.folder, *taken[-1])
+        usual = looks(state.log_history, usual=True)
+        if not self.patience or not (best := lowest(usual)):
             return
-        if best == taken[-1]:
-            _keep_best(model, self.folder, *best)
-        waited = sum(step > best[0] for step, _ in taken)
-        if self.patience and waited >= self.patience and state.global_step < state.max_steps:
+        waited = sum(step > best[0] for step, _ in usual)
+        if waited >= self.patience and state.global_step < state.max_steps:
             self.ended_early = True
             control.should_save = control.should_training_stop = True
 

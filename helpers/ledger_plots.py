@@ -8,6 +8,7 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from helpers import plots
 from helpers.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 
 COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, GREY)
@@ -40,8 +41,7 @@ def overlaid(
     axes.spines[["top", "right"]].set_visible(False)
     for (name, points), (style, colour) in zip(series.items(), cycle(STYLES), strict=False):
         xs, ys = zip(*points, strict=True)
-        windows = [ys[max(0, i + 1 - smooth) : i + 1] for i in range(len(ys))]
-        means = [sum(window) / len(window) for window in windows]
+        means = plots.running_means(ys, smooth)
         marker = "o" if smooth == 1 or len(xs) == 1 else ""
         axes.plot(xs, means, style, color=colour, linewidth=2, marker=marker, ms=4, label=name)
         if smooth > 1:

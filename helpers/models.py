@@ -16,6 +16,7 @@ from helpers import machine, presets, settings, small_model, workspace
 from helpers.choice import Choice
 from helpers.errors import CourseError, check_whole
 from helpers.setup import network
+from helpers.trainer_files import ADAPTER
 
 
 def name_of(model=None) -> str:
@@ -44,7 +45,7 @@ def locate(model: str | os.PathLike | None = None) -> str:
             raise CourseError(
                 f"The folder {model} holds no complete model.",
                 "A model is a config.json with *.safetensors beside it, or an adapter_config.json with "
-                "adapter_model.safetensors.",
+                f"{ADAPTER}.",
                 "Check the path; if training was interrupted, run notebook 05 again.",
             )
         return os.path.abspath(model)
@@ -223,13 +224,13 @@ def _check_shapes(folder: Path) -> None:
 
 def _check_adapter(model, folder: Path) -> None:
     """CourseError unless a folder holds A and B of every layer: PEFT leaves untrained what is missing."""
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+    with safe_open(folder / ADAPTER, framework="pt") as weights:
         found = {*weights.keys()}
     named = (name.replace(".default.", ".") for name, _ in model.named_parameters())
     if missing := sorted({name for name in named if ".lora_" in name} - found):
         raise CourseError(
             f"The adapter in {folder} lacks {len(missing)} of its matrices, the first of them {missing[0]}.",
-            "adapter_model.safetensors was edited, or belongs to another adapter_config.json.",
+            f"{ADAPTER} was edited, or belongs to another adapter_config.json.",
             "Copy both files from a checkpoint folder beside them, or train again in notebook 05.",
         )
 

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from helpers import watching
 from helpers.memory import GIB
+from helpers.trainer_files import series
 from helpers.watching import Updates
 
 # Seconds between two pictures at least, and the share of the time that drawing may take.
@@ -62,7 +63,7 @@ class Panel(TrainerCallback):
     @property
     def points(self) -> list[tuple[int, float]]:
         """Step and training loss, those before an interruption included."""
-        return _series(self.log, "loss")
+        return series(self.log, "loss")
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         # A training that goes on in another cell needs a picture there.
@@ -113,8 +114,8 @@ class Panel(TrainerCallback):
         figure = plots.training(
             self.points,
             heldout=watching.points(self.log),
-            norms=_series(self.log, "grad_norm"),
-            rates=_series(self.log, "learning_rate"),
+            norms=series(self.log, "grad_norm"),
+            rates=series(self.log, "learning_rate"),
             borders=self.borders,
             steps=state.max_steps,
             title=wrapped(line),
@@ -138,10 +139,6 @@ def in_notebook() -> bool:
     """Whether a notebook's kernel runs this: a terminal, IPython's among them, shows no pictures."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
-
-
-def _series(log: list[dict], name: str) -> list[tuple[int, float]]:
-    return [(entry["step"], float(entry[name])) for entry in log if name in entry]
 
 
 def _memory(predicted_gib: float | None) -> str:

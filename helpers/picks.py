@@ -1,15 +1,12 @@
 """What each sort picks from a pool: all of it as length and score, the chosen rows marked, and what they are like."""
 
-import re
 import zlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from itertools import cycle, pairwise
-from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
-from helpers import data, homework, letters, selection, svg
+from helpers import data, homework, selection, svg, traits
 from helpers.errors import CourseError, need_rows
 
 if TYPE_CHECKING:
@@ -17,87 +14,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from matplotlib.figure import Figure
 
-# The labels of the three lines that the course's best answers have (data/README.md).
-HOUSE_STYLE = ("Short answer", "Why", "Try it")
-_LABELS = re.compile(rf"^({'|'.join(HOUSE_STYLE)}): (?=\S)", re.MULTILINE)
-# Answers of so many words say almost nothing.
-FEW_WORDS = 4
 # The colours of plots.pool, in its order.
 COLOURS = (svg.RED, svg.BLUE, svg.GREEN, svg.PURPLE)
 # Up to so many different scores each is a level of its own, and what has it is spread by this share of the distance
 # to the next, so that conversations do not hide each other.
 LEVELS, SPREAD = 12, 0.28
 EXAMPLES = 3
-
-
-def house_style(row: dict) -> bool:
-    """Whether each answer of a row has the three labelled lines, in their order, and no label twice."""
-    answers = _answers(row)
-    return bool(answers) and all(tuple(_LABELS.findall(text)) == HOUSE_STYLE for text in answers)
-
-
-def facts(rows: Sequence[dict], tokens: Sequence[int] = ()) -> dict[str, float | None]:
-    """What rows are like, by name: medians and means, and shares of the rows from 0 to 1.
-
-    Args:
-        rows: one or more.
-        tokens: the length of each in tokens; without them there is no median of these.
-    """
-    scores = [row["score"] for row in rows if row.get("score") is not None]
-    answers = ["\n".join(_answers(row)) for row in rows]
-    return {
-        "rows": len(rows),
-        "words, median": median(map(homework.words, rows)),
-        **({"tokens, median": median(tokens)} if tokens else {}),
-        "answer words, median": median(map(selection.answer_words, rows)),
-        f"answers of ≤ {FEW_WORDS} words": fmean(
-            selection.answer_words(row) <= FEW_WORDS for row in rows
-        ),
-        "repeated answers": _repeated([" ".join(letters.plain(a).split()) for a in answers]),
-        "repeated questions": _repeated([letters.bare(data.question(row)) for row in rows]),
-        "in house style": fmean(map(house_style, rows)),
-        "score, mean": fmean(scores) if scores else None,
-    }
-
-
-def _answers(row: dict) -> list[str]:
-    return [m["content"] for m in row["conversations"] if m["role"] == "assistant"]
-
-
-def _repeated(texts: list[str]) -> float:
-    """The share of texts that stand there more than once."""
-    counts = Counter(texts)
-    return fmean(counts[text] > 1 for text in texts)
-
-
-def _shown(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    if name == "rows":
-        return f"{value:,}"
-    if name.endswith("median"):
-        return f"{value:g}"
-    if name == "score, mean":
-        return f"{value:.2f}"
-    return "<1%" if 0 < value < 0.005 else f"{value:.0%}"
-
-
-def token_counts(rows: "Dataset", tokenizer) -> list[int]:
-    """Tokens of each conversation, template included, in one call: 52,002 rows of 116 take 7 seconds on one core.
-
-    A text's own mark of the tokenizer counts as one token; training reads it as text (see `tokens`).
-
-    Raises:
-        CourseError: the chat template refuses a conversation.
-    """
-    try:
-        texts = tokenizer.apply_chat_template(rows["conversations"][:], tokenize=False)
-    # A template is a program of somebody else's, and stops with any error; the check names the row.
-    except Exception:
-        data.check_template(rows, tokenizer)
-        raise
-    found = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
-    return [len(ids) for ids in found["input_ids"]]
 
 
 class _Set(NamedTuple):
@@ -169,7 +91,9 @@ class PoolView:
     def table(self) -> list[tuple[str, ...]]:
         """What the pool and each sort's rows are like: a line of names, then one for each fact."""
         columns = [self.pool.facts, *(one.facts for one in self.picks.values())]
-        lines = [(name, *(_shown(name, facts[name]) for facts in columns)) for name in columns[0]]
+        lines = [
+            (name, *(traits.shown(name, facts[name]) for facts in columns)) for name in columns[0]
+        ]
         return [("", "pool", *self.picks), *lines]
 
     def text(self) -> str:
@@ -254,11 +178,12 @@ class PoolView:
         self.view.value = self.picture()
         rows = self.picks[self.sort.value].rows[:EXAMPLES]
         first = "".join(
-            f"<li>{escape(_short(data.question(row), 90))} → <b>{escape(_short(' '.join(_answers(row)), 120))}</b></li>"
+            f"<li>{escape(_short(data.question(row), 90))} → <b>{escape(_short(' '.join(traits.answers(row)), 120))}</b></li>"
             for row in rows
         )
         notes = "".join(f"<p>{escape(note)}</p>" for note in self._notes())
-        table = _as_html(self.table(), self.table()[0].index(self.sort.value, 2))
+        lines = self.table()
+        table = _as_html(lines, lines[0].index(self.sort.value, 2))
         self.readout.value = (
             f'{table}{notes}<div style="line-height:1.4;margin:6px">The first of <i>{escape(self.sort.value)}</i>:'
             f'<ol style="margin:0 0 0 20px;padding:0">{first}</ol></div>'
@@ -284,9 +209,9 @@ def _check(pool: "Dataset", picks: Mapping[str, "Dataset"]) -> None:
 
 def _set(rows: "Dataset", tokenizer) -> _Set:
     listed = rows.to_list()
-    counts = token_counts(rows, tokenizer) if tokenizer is not None else []
+    counts = traits.token_counts(rows, tokenizer) if tokenizer is not None else []
     lengths = {"words": [homework.words(row) for row in listed]}
-    return _Set(listed, lengths | ({"tokens": counts} if counts else {}), facts(listed, counts))
+    return _Set(listed, lengths | ({"tokens": counts} if counts else {}), traits.of(listed, counts))
 
 
 def _place(row: dict, pool: list[dict], there: Mapping[str, int]) -> int | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from helpers import lora, memory, presets
+from helpers import cautions, lora, memory, presets
 from helpers.choice import Choice
 from helpers.errors import check_whole
 from helpers.presets import MAX_CONVERSATIONS, T4_MEMORY_GIB
@@ -134,24 +134,6 @@ def smallest_change(too_large: Plan) -> tuple[str, Plan] | None:
     return None
 
 
-# What extreme settings did to the small model: held-out loss on 64 rows after the course's 100 conversations, all else
-# as in `Choice` (tools/extremes.py; one H100 with a T4's number formats, 2026-11-27). It was 3.31 before training, and
-# 2.26 after it with r = 16, alpha = 16, learning rate 0.002 and 2 epochs. Not warned of: alpha 1 (2.52), 64 (2.24), 256
-# (2.37); learning rate 0.0002 (2.86), 0.006 (2.25); lora_dropout 0.1 (2.26), 0.5 (2.27), 0.9 (2.32). Of alpha and
-# alpha / r the first counts: with alpha = 16, r = 1, 4 and 64 came to 2.27, 2.26 and 2.26; with alpha = r to 2.53, 2.35
-# and 2.24. Two other seeds moved a loss by at most 0.02.
-UNTRAINED, USUAL, NAN = 3.31, 2.26, "NaN, which is no number,"
-EXTREMES = {
-    "learning_rate": ({2e-5: 3.27}, {0.02: 2.69, 0.2: NAN, 2: NAN}),
-    "lora_alpha": ({0.0001: 3.31, 0.016: 3.26, 0.16: 2.97}, {1024: 2.96, 1e6: NAN}),
-    "num_train_epochs": ({}, {8: 3.62, 15: 4.20}),
-}
-# The longest rows whose memory was measured (gpu/results.json).
-LONGEST_MEASURED = 4096
-# "Notebooks can run for at most 12 hours" (Colab's FAQ, on its free machines).
-COLAB_HOURS = 12
-
-
 def warnings_for(
     choice: Choice,
     config: "PretrainedConfig | str" = "llama-2-7b",
@@ -159,11 +141,21 @@ def warnings_for(
 ) -> list[str]:
     """What a student should know about a choice before training with it; arguments as those of `of`.
 
-    Each says what was measured, calculated or read, and where.
+    Each says what was measured, calculated or read, and what to take instead.
     """
     worked_out = of(choice, config, rows)
     too_much = [] if worked_out.fits else [too_large(worked_out)]
-    return [*too_much, *_measured(choice), *_arithmetic(worked_out)]
+    return [*too_much, *_notes(worked_out)]
+
+
+def _notes(worked_out: Plan) -> list[str]:
+    """What else than memory speaks against a plan, the gravest first."""
+    c, config = worked_out.choice, worked_out.config
+    return [
+        *cautions.extremes(c, config),
+        *cautions.contradictions(worked_out),
+        *cautions.about_dropout(c),
+    ]
 
 
 def too_large(worked_out: Plan) -> str:
@@ -177,64 +169,6 @@ def too_large(worked_out: Plan) -> str:
     )
 
 
-def _measured(choice: Choice) -> list[str]:
-    """Settings as extreme as one that let the small model learn next to nothing, or broke it."""
-    found = []
-    for name, (small, large) in EXTREMES.items():
-        value, said = getattr(choice, name), name
-        if value is None:
-            continue
-        if name == "lora_alpha" and choice.use_rslora:
-            # As plain LoRA with alpha · √r: alpha / √r is alpha · √r / r.
-            value, said = value * math.sqrt(choice.r), "lora_alpha · √r"
-        as_small = [known for known in small if value <= known]
-        as_large = [known for known in large if value >= known]
-        if as_small or as_large:
-            known = min(as_small) if as_small else max(as_large)
-            loss = (small | large)[known]
-            found.append(
-                f"{said} = {value:g} is very {'low' if as_small else 'high'}. Training took the small model's "
-                f"held-out loss from {UNTRAINED} to {USUAL} with the usual one, and to {loss} with {known:g}."
-            )
-    return found
-
-
-def _arithmetic(worked_out: Plan) -> list[str]:
-    """Settings that contradict the model's shape, the number of rows, or the time there is."""
-    c, config, found = worked_out.choice, worked_out.config, []
-    shapes = lora.projection_shapes(config)
-    own = sum(math.prod(shapes[name]) for name in {*c.target_modules})
-    if worked_out.trained >= config.num_hidden_layers * own:
-        found.append(
-            f"r = {c.r} is no low rank here: A and B hold as many numbers as the layers they stand beside, or more."
-        )
-    if c.rows_per_update > worked_out.rows:
-        found.append(
-            f"rows_per_update = {c.rows_per_update} is more than the {worked_out.rows} rows: an epoch is one update, "
-            f"{worked_out.steps} in all."
-        )
-    positions = getattr(config, "max_position_embeddings", c.max_length)
-    if c.max_length > positions:
-        found.append(
-            f"max_length = {c.max_length:,} is beyond the {positions:,} positions that the model was made for."
-        )
-    if c.max_length > LONGEST_MEASURED:
-        found.append(
-            f"Memory was measured for rows of at most {LONGEST_MEASURED:,} tokens; beyond, the estimate was not checked."
-        )
-    if cut := sum(length > c.max_length for length in worked_out.lengths):
-        found.append(
-            f"{cut} of the {worked_out.rows} rows are longer than max_length = {c.max_length:,}: training will refuse them."
-        )
-    hours = worked_out.minutes[0] / 60
-    if hours > COLAB_HOURS:
-        found.append(
-            f"{'' if worked_out.lengths else 'If every row is full, '}{c.num_train_epochs:g} epochs take at least {hours:,.0f} hours on a T4, by arithmetic; a "
-            f"free Colab machine lives at most {COLAB_HOURS}."
-        )
-    return found
-
-
 def peft_code(choice: Choice) -> str:
     """The call of ``get_peft_model`` for a choice; what differs from the homework's is marked."""
     return _call("model = FastLanguageModel.get_peft_model", ["model"], choice.adapter_arguments())
@@ -243,16 +177,9 @@ def peft_code(choice: Choice) -> str:
 def training_code(worked_out: Plan) -> str:
     """The ``SFTConfig`` for a plan; what differs from the homework's is marked."""
     values = worked_out.choice.training_arguments(
-        worked_out.rows, worked_out.rows_at_once, _learning_rate(worked_out.config)
+        worked_out.rows, worked_out.rows_at_once, cautions.usual_learning_rate(worked_out.config)
     )
     return _call("config = SFTConfig", [], values)
-
-
-def _learning_rate(config: "PretrainedConfig") -> float:
-    """That of the preset with these numbers of parameters, else the homework's."""
-    size = lora.base_parameters(config)
-    known = (m for name, m in presets.MODELS.items() if lora.base_parameters(name) == size)
-    return next(known, presets.MODELS["llama-2-7b"]).learning_rate
 
 
 # What the homework's cells hold, for the marks. Its batch is 2 rows × 4; so many at once is derived here.
@@ -317,7 +244,7 @@ def readouts(worked_out: Plan, tokens_per_minute: float | None = None) -> list[t
             f"{worked_out.steps} updates, {worked_out.tokens:,} tokens "
             + ("in the rows you chose" if known else "if every row is full"),
         ),
-        *(("note", warning) for warning in [*_measured(c), *_arithmetic(worked_out)]),
+        *(("note", warning) for warning in _notes(worked_out)),
     ]
 
 

@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 from helpers.presets import PROJECTIONS
 from helpers.svg import BLUE, GREEN, GREY, ORANGE, PARTS, PURPLE, RED, SKY
 
+# Steps of the running mean in which a loss is drawn: one step's loss is that of a few rows.
+SMOOTH = 5
+
 
 def _figure(width: float = 7, height: float = 3.2):
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
@@ -25,7 +28,7 @@ def _figure(width: float = 7, height: float = 3.2):
 def loss_curve(
     points: Sequence[tuple[int, float]],
     *,
-    smooth: int = 5,
+    smooth: int = SMOOTH,
     steps: int | None = None,
     title: str = "",
 ) -> Figure:
@@ -48,9 +51,14 @@ def _plot_losses(axes, points: Sequence[tuple[int, float]], smooth: int) -> None
     """Each step as a dot, and a running mean of ``smooth`` steps as a line."""
     xs, losses = zip(*points, strict=True)
     axes.plot(xs, losses, "o", color=SKY, markersize=4, label="each step")
-    window = [losses[max(0, i + 1 - smooth) : i + 1] for i in range(len(losses))]
-    mean = [sum(part) / len(part) for part in window]
-    axes.plot(xs, mean, color=BLUE, linewidth=2, label=f"mean of {smooth} steps")
+    means = running_means(losses, smooth)
+    axes.plot(xs, means, color=BLUE, linewidth=2, label=f"mean of {smooth} steps")
+
+
+def running_means(values: Sequence[float], steps: int) -> list[float]:
+    """The mean of each value and those before it, of so many at most."""
+    windows = [values[max(0, i + 1 - steps) : i + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
 
 
 def training(
@@ -62,7 +70,7 @@ def training(
     borders: Sequence[int] = (),
     steps: int | None = None,
     title: str = "",
-    smooth: int = 5,
+    smooth: int = SMOOTH,
 ) -> Figure:
     """A training as it goes: losses above; gradient norm and learning rate below. All are ``(step, value)``.
 

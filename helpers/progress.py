@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
-from helpers import checkpoints, memory, plan, runs
+from helpers import cautions, checkpoints, memory, plan, runs
 from helpers.choice import Choice
 from helpers.errors import CourseError
 
@@ -131,6 +131,26 @@ class Stop(TrainerCallback):
         self.trained = True
 
 
+@contextlib.contextmanager
+def afresh(trainer) -> Iterator[None]:
+    """A trainer without what an earlier training left in it, for the time of a ``with`` block; then its model as before.
+
+    What a checkpoint holds, the trainer loads in the block.
+    """
+    # An SFTConfig made since, as in training.train, cleared what accelerators share; and float16's scale is in them.
+    trainer.create_accelerator_and_postprocess()
+    # What else is left of a training that was broken off: Adam's averages, and the place in the random numbers.
+    trainer.optimizer = trainer.lr_scheduler = None
+    set_seed(trainer.args.seed)
+    try:
+        yield
+    finally:
+        # Undo the automatic mixed precision around the model: answers then equal those after a reload.
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        # It stays marked as wrapped, and would go on without mixed precision.
+        trainer.model.__dict__.pop("_is_accelerate_prepared", None)
+
+
 DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTCONN),
@@ -198,9 +218,8 @@ def _smaller(choice: Choice, config, rows_at_once: int, lengths: list[int]) -> s
 def diverged(trainer, folder: Path, choice: Choice, what: str) -> CourseError:
     """What is said where a loss or the adapter is no number any more, with the usual causes."""
     checkpoint = runs.newest_checkpoint(folder)
-    config, rows = trainer.model.config, len(trainer.train_dataset)
-    known = plan.warnings_for(
-        replace(choice, learning_rate=trainer.args.learning_rate), config, rows
+    known = cautions.extremes(
+        replace(choice, learning_rate=trainer.args.learning_rate), trainer.model.config
     )
     half = (
         " This GPU computes in fp16, where a number above 65,504 becomes infinite."

@@ -4,13 +4,12 @@ Only reads. A damaged file ends in a word for it (`damage`), or in a CourseError
 """
 
 import contextlib
-import json
 from pathlib import Path
 
 from helpers import runs, workspace
 from helpers.errors import CourseError
+from helpers.trainer_files import ADAPTER, STATE, number, series, state_in
 
-STATE, ADAPTER = "trainer_state.json", "adapter_model.safetensors"
 HELD = {"model": str, "choice": dict, "ids": list, "data": str, "status": str}
 
 
@@ -93,16 +92,6 @@ def damage(folder: Path) -> str:
     return "" if state_in(folder / STATE) else f"{STATE} cannot be read"
 
 
-def state_in(file: Path) -> dict:
-    """What the trainer noted, from a ``trainer_state.json``; empty where that is damaged or not there."""
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-        step, log = number(state["global_step"]), state["log_history"]
-        return state if step is not None and isinstance(log, list) else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-
-
 def furthest(folder: Path) -> dict:
     """The trainer's state of a run, or of its checkpoint that came furthest: an unfinished run may have no other."""
     checkpoints = [p for p in folder.glob("checkpoint-*") if p.name[11:].isdecimal()]
@@ -113,44 +102,21 @@ def furthest(folder: Path) -> dict:
     return max(states, key=lambda state: state.get("global_step", -1))
 
 
-def number(value: object) -> float | None:
-    """A number from a file, or ``None`` for anything else. NaN stays: a diverged run has it."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
-    return value if whole or isinstance(value, float) else None
-
-
 def mapping(value: object) -> dict:
     """A dict from a file; empty for anything else."""
     return value if isinstance(value, dict) else {}
 
 
-def points(state: dict, name: str) -> list[tuple[int, float, float | None]]:
-    """``(step, value, epoch)`` of what the trainer noted under a name."""
-    noted = []
-    for entry in state.get("log_history", ()):
-        if isinstance(entry, dict):
-            step, value = number(entry.get("step")), number(entry.get(name))
-            if step is not None and value is not None:
-                noted.append((step, value, number(entry.get("epoch"))))
-    return noted
-
-
-def tokens_at(run: runs.Run, state: dict) -> dict[int, float]:
+def tokens_at(record: dict, state: dict) -> dict[int, float]:
     """Tokens trained on after each step: TRL's own count, else as many in each step as the run has on average."""
+    log = state.get("log_history", ())
     counted, total, before = {0: 0.0}, 0.0, 0.0
-    for step, count, _ in points(state, "num_tokens"):
+    for step, count in series(log, "num_tokens"):
         # A training that went on in another session counted from 0 again.
         total += count - before if count >= before else count
         counted[step], before = total, count
-    noted = number(run.record.get("tokens"))
-    steps = number(run.record.get("step")) or number(state.get("max_steps"))
+    noted = number(record.get("tokens"))
+    steps = number(record.get("step")) or number(state.get("max_steps"))
     if len(counted) == 1 and noted and steps:
-        counted |= {step: noted * step / steps for step, *_ in points(state, "loss")}
+        counted |= {step: noted * step / steps for step, _ in series(log, "loss")}
     return counted
-
-
-def last_third(state: dict) -> float | None:
-    """Mean training loss of the last third of the steps, in nats a token."""
-    losses = [value for _, value, _ in points(state, "loss")]
-    last = losses[-max(1, len(losses) // 3) :]
-    return sum(last) / len(last) if last else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from helpers import checkpoints, claims, selection, workspace
 from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
+from helpers.trainer_files import ADAPTER, STATE, series
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +31,7 @@ NUMBERS = (
 )
 # Of a finished run, what answering needs beside adapter_config.json: the adapter, and the tokenizer in its files.
 KEPT_FILES = (
-    *("adapter_model.safetensors", "chat_template.jinja", "special_tokens_map.json"),
+    *(ADAPTER, "chat_template.jinja", "special_tokens_map.json"),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
 )
 HELD = {"model": str, "choice": dict, "ids": list} | dict.fromkeys(NUMBERS, int | float)
@@ -119,7 +120,7 @@ def _is_usable(folder: Path) -> bool:
 
 
 def _has_adapter(folder: Path) -> bool:
-    return (folder / "adapter_model.safetensors").is_file()
+    return (folder / ADAPTER).is_file()
 
 
 def how_far(record: dict) -> str:
@@ -135,7 +136,7 @@ def latest() -> Run | None:
     Raises:
         CourseError: its adapter is there, and its ``run.json`` does not say what was trained.
     """
-    name = _latest_name()
+    name = latest_name()
     folder = workspace.path("runs", name) if name else None
     if folder is None or not _has_adapter(folder):
         return None
@@ -156,17 +157,17 @@ def latest() -> Run | None:
 
 def missing() -> str:
     """Why there is no `latest` run, in one sentence."""
-    name = _latest_name()
+    name = latest_name()
     if not name:
         return "No finished run in this workspace"
     folder = workspace.path("runs", name)
     if _has_adapter(folder):
         return f"The run that was stopped last, {name}, goes on since, and has not ended"
-    what = "has no adapter_model.safetensors any more" if folder.is_dir() else "is gone"
+    what = f"has no {ADAPTER} any more" if folder.is_dir() else "is gone"
     return f"The run that finished last, {name}, {what} (it was in {folder.parent})"
 
 
-def _latest_name() -> str | None:
+def latest_name() -> str | None:
     """As noted; where the note is gone or damaged, the newest such run that was not trained beside another."""
     noted = None
     with contextlib.suppress(CourseError):
@@ -210,19 +211,19 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def history(folder: Path) -> list[dict]:
-    """What the trainer noted after each step of a finished run, from its ``trainer_state.json``.
+    """The trainer's log of a finished run.
 
     Raises:
         CourseError: the file is not there (any more), or is damaged.
     """
     try:
-        text = (folder / "trainer_state.json").read_text(encoding="utf-8")
+        text = (folder / STATE).read_text(encoding="utf-8")
         return [dict(entry) for entry in json.loads(text)["log_history"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(
             f"The losses of the run {folder.name} cannot be read: {error}.",
-            f"They are in trainer_state.json in {folder}. The run was deleted or moved, or is not finished."
-            if not folder.is_dir() or not (folder / "trainer_state.json").exists()
+            f"They are in {STATE} in {folder}. The run was deleted or moved, or is not finished."
+            if not (folder / STATE).exists()
             else "The file was cut off or edited by hand.",
             "Train again: from the cell on that adds the adapter.",
         ) from error
@@ -234,7 +235,7 @@ def losses(folder: Path, name: str = "loss") -> list[tuple[int, float]]:
     Raises:
         CourseError: there is none, as where SFTConfig's logging_steps is larger than the number of steps.
     """
-    found = [(entry["step"], float(entry[name])) for entry in history(folder) if name in entry]
+    found = series(history(folder), name)
     if not found:
         raise CourseError(
             f"The run {folder.name} noted no {name}.",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from helpers import adapting, asked, checkpoints, claims, copier, copies, data, keeping
@@ -208,17 +208,11 @@ def _train(
     clock, best = _listen(trainer, folder, record, so_far, choice, watch)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    if not hasattr(trainer.accelerator.state, "distributed_type"):
-        # Another SFTConfig since, as when its cell is run again, cleared what all trainers share.
-        trainer.create_accelerator_and_postprocess()
-    # What is left of a training that was broken off: Adam's averages, and the place in the random numbers.
-    trainer.optimizer = trainer.lr_scheduler = None
-    set_seed(trainer.args.seed)
     try:
-        if keeping.is_complete(checkpoint):
-            best.ended_early = keeping.take_over(trainer, checkpoint)
-        else:
-            with progress.writing(trainer, folder):
+        with progress.afresh(trainer), progress.writing(trainer, folder):
+            if keeping.is_complete(checkpoint):
+                best.ended_early = keeping.take_over(trainer, checkpoint)
+            else:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise progress.broken_off(trainer, folder) from None
@@ -226,11 +220,6 @@ def _train(
         # The frames of the error hold what filled the memory.
         traceback.clear_frames(error.__traceback__)
         raise progress.full(trainer, folder, choice) from None
-    finally:
-        # Undo the automatic mixed precision around the model: answers then equal those after a reload.
-        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        # It stays marked as wrapped, and would go on without mixed precision.
-        trainer.model.__dict__.pop("_is_accelerate_prepared", None)
     # Again, where somebody deleted the workspace meanwhile.
     workspace.write_json(folder / "conversations.json", conversations.to_list())
     return _save(trainer, folder, record | clock.so_far(trainer.state), best.ended_early)

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
-from helpers import data, tokens
+from helpers import data, tokens, trainer_files
 from helpers.errors import check_whole, need_rows
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class Looking(TrainerCallback):
     """Measures the loss on held-out rows before the first step, every some steps, after the last one, and after Stop.
 
     It is the mean over the tokens of each row's last answer, as `evaluation.answer_losses` counts them. Each value
-    goes into the trainer's log as ``heldout_loss`` (nats a token). Training goes on as if nobody had looked. Add it
-    after whatever sets ``control.should_training_stop``, and before what shows or keeps its values.
+    goes into the trainer's log as ``heldout_loss`` (nats a token); where only Stop made it look, with ``added``. Training
+    goes on as if nobody had looked. Add it after whatever sets ``control.should_training_stop``, and before what shows or
+    keeps its values.
 
     Args:
         rows: conversations that are not trained on.
@@ -70,12 +71,17 @@ class Looking(TrainerCallback):
             self.look(model, state)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        last = state.global_step >= state.max_steps or control.should_training_stop
-        if last or state.global_step % self.every == 0:
-            self.look(model, state)
+        usual = state.global_step >= state.max_steps or state.global_step % self.every == 0
+        if usual or control.should_training_stop:
+            self.look(model, state, added=not usual)
 
-    def look(self, model, state) -> None:
-        """Measure now, and log it; nothing where this step has its point already."""
+    def look(self, model, state, *, added: bool = False) -> None:
+        """Measure now, and log it; nothing where this step has its point already.
+
+        Args:
+            model, state: as Trainer has them.
+            added: a run that nobody stops does not look here.
+        """
         step = state.global_step
         if not self.answers or any(step == done for done, _ in self.points):
             return
@@ -92,12 +98,13 @@ class Looking(TrainerCallback):
             )
             return
         self.points.append((step, loss))
-        state.log_history.append({"epoch": state.epoch or 0.0, "heldout_loss": loss, "step": step})
+        entry = {"epoch": state.epoch or 0.0, "heldout_loss": loss, "step": step}
+        state.log_history.append(entry | ({"added": True} if added else {}))
 
 
 def points(log: list[dict]) -> list[tuple[int, float]]:
     """Step and held-out loss of each look that a trainer's log holds."""
-    return [(entry["step"], entry["heldout_loss"]) for entry in log if "heldout_loss" in entry]
+    return trainer_files.series(log, "heldout_loss")
 
 
 def spacing(steps: int, read: int, trained: float) -> int:

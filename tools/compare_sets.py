@@ -4,6 +4,8 @@ python tools/compare_sets.py           about 16 trainings of this machine's mode
 python tools/compare_sets.py --fast    16 conversations a set, half an epoch, one draw, 4 held-out rows: to see it work
 python tools/compare_sets.py --save    keep the result in data/measured.json
 
+Each training that is done stands in build/compare_sets.json; broken off, it goes on from there.
+
 The sets: the homework's two sorts, and two that are drawn at random, three times each: from the whole pool, and from
 its rows in house style. All else is as in `Choice`. Each set is trained twice, from an untrained adapter:
 
@@ -22,6 +24,7 @@ import argparse
 import datetime
 import gc
 import hashlib
+import json
 import random
 import statistics
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,13 +33,14 @@ import extremes  # Unsloth first
 import record
 import torch
 
-from helpers import data, homework, models, picks, presets, selection, tokens
+from helpers import data, homework, models, presets, selection, tokens, traits
 from helpers.choice import Choice
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 DRAWS = 3
+DONE = record.ROOT / "build" / "compare_sets.json"
 # Of a fast run; what it says means nothing.
 FAST_ROWS, FAST_EPOCHS, FAST_HELDOUT = 16, 0.5, 4
 
@@ -53,7 +57,7 @@ def drawn_sets(pool: "Dataset", limit: int = presets.MAX_CONVERSATIONS, draws: i
         "simple": [selection.select(pool, homework.simple_key, limit=limit)],
         "advanced": [selection.select(pool, homework.advanced_key, **best)],
         "random": at_random(pool),
-        "random in house style": at_random(pool.filter(picks.house_style)),
+        "random in house style": at_random(pool.filter(traits.house_style)),
     }
 
 
@@ -65,7 +69,7 @@ def data_hash() -> str:
 
 def share(rows: "Dataset") -> float:
     """The share of rows in house style."""
-    return statistics.fmean(map(picks.house_style, rows))
+    return statistics.fmean(map(traits.house_style, rows))
 
 
 class Epoch(NamedTuple):
@@ -84,7 +88,23 @@ def epoch_of(rows: "Dataset", tokenizer) -> Epoch:
     return Epoch(steps, read, read - sum(start for _, start in counted))
 
 
+def gpu() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 # ------------------------------------------------------------------------------------------- training
+def once(rows: "Dataset", steps: int, epoch: Epoch, heldout: "Dataset", model: str) -> dict:
+    """`trained`, or what it gave before for the same rows, held-out rows, steps, model and GPU."""
+    asked = json.dumps([model, gpu(), steps, rows.to_list(), heldout.to_list()], sort_keys=True)
+    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    done = json.loads(DONE.read_text(encoding="utf-8")) if DONE.exists() else {}
+    if key not in done:
+        done[key] = trained(rows, steps, epoch, heldout)
+        DONE.parent.mkdir(exist_ok=True)
+        DONE.write_text(json.dumps(done, indent=1), encoding="utf-8")
+    return done[key]
+
+
 def trained(rows: "Dataset", steps: int, epoch: Epoch, heldout: "Dataset") -> dict:
     """Train this machine's model for so many steps; what it read, and its held-out loss at the end."""
     # Half a step less: the trainer rounds up to whole steps, and 40 / 13 · 13 is a little more than 40.
@@ -125,8 +145,8 @@ def compared(
         entry |= {"same_steps": [], "same_tokens": []}
         for rows, epoch in zip(one, epochs[kind], strict=True):
             more = max(1, round(read / epoch.tokens * epoch.steps))
-            first = trained(rows, steps, epoch, heldout)
-            second = first if more == steps else trained(rows, more, epoch, heldout)
+            first = once(rows, steps, epoch, heldout, name)
+            second = first if more == steps else once(rows, more, epoch, heldout, name)
             entry["same_steps"].append(first)
             entry["same_tokens"].append(second)
             print(f"{kind}: {first} {second}", flush=True)
@@ -214,8 +234,8 @@ def main() -> None:
     found = compared(pool, heldout, *((FAST_ROWS, 1, FAST_EPOCHS) if args.fast else usual))
     print(said(found))
     if args.save:
-        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-        about = {"date": datetime.date.today().isoformat(), "machine": record.machine(), "gpu": gpu}
+        about = {"date": datetime.date.today().isoformat(), "machine": record.machine()}
+        about |= {"gpu": gpu()}
         record.write(record.read() | {"sets": about | {"data": data_hash()} | found})
         print(f"Kept in {record.FILE.relative_to(record.ROOT)}.")
 

@@ -1,10 +1,11 @@
-"""What extreme settings do to a training: the figures in the warnings of helpers/plan.py, measured again.
+"""What extreme settings do to a training: the figures of helpers/cautions.py, measured again.
 
 python tools/extremes.py                       every setting below, one line each
 python tools/extremes.py lora_alpha=16 r=1     one training of your own
 
-Each trains this machine's model on the course's 100 conversations, all else as in `Choice`, and measures the
-held-out loss. With the small model: 20 seconds each on an H100, minutes on a processor.
+Each trains this machine's model on the course's 100 conversations, all else as in `Choice`, and measures the loss on the
+held-out rows that are for looking, since choices are made by it. With the small model: 20 seconds each on an H100,
+minutes on a processor.
 """
 
 import ast
@@ -57,7 +58,7 @@ def main() -> None:
     given = dict(setting.split("=", 1) for setting in sys.argv[1:])
     own = {name: ast.literal_eval(value) for name, value in given.items()}
     rows = selection.load_selection()
-    heldout = data.load_conversations(data.OUR_HELDOUT)
+    heldout = data.heldout("looking")
     for changes in [own] if own else EXTREMES:
         trainer, tokenizer = trained(Choice(**changes), rows)
         before, after = heldout_loss(trainer.model, tokenizer, heldout)

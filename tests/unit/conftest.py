@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from hypothesis import settings
@@ -45,18 +43,14 @@ def trained(tiny_llama, tmp_path_factory):
 @pytest.fixture(scope="session")
 def killed(tiny_llama, tmp_path_factory):
     """Workspace of a training that got kill -9 after step 22, with checkpoints of steps 15 and 20."""
+    import forked
     import tiny_run
 
     folder = tmp_path_factory.mktemp("killed") / "workspace"
-    environment = os.environ | {"COURSE_MODEL": str(tiny_llama), "COURSE_WORKSPACE": str(folder)}
-    done = subprocess.run(
-        [sys.executable, tiny_run.__file__, "kill"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    places = {"COURSE_MODEL": str(tiny_llama), "COURSE_WORKSPACE": str(folder)}
+    process = forked.Process(tiny_run.fit_and_break_off, **places)
+    said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
     return folder
 
 

@@ -1,11 +1,11 @@
 """Going on after an interruption: from the newest whole checkpoint, to the same end, and nothing is taken twice."""
 
-import gc
 import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,10 @@ def damage(file: Path, share: float | None) -> None:
         file.write_bytes(content[: int(len(content) * share)])
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
 def test_the_list_of_files_is_what_trainer_writes(interrupted):
     found = {file.name for file in (interrupted / "checkpoint-20").iterdir()}
     assert found - {"scaler.pt"} == set(FILES)
@@ -58,32 +62,26 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_one_that_was_never_kille
     assert runs.losses(run.folder) == runs.losses(trained.run.folder)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("kind", SHARES)
 def test_with_any_file_damaged_training_goes_on_exactly_from_the_checkpoint_before(
-    interrupted, killed, trained, capsys, request
+    interrupted, killed, trained, resume, capsys, kind
 ):
-    class Enough(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 17
-
-    rows = tiny_run.conversations()
-    _, _, trainer = tiny_run.build(rows)
-    trainer.add_callback(Enough())
-    # Each training collects garbage; without what is there already, that takes no time.
-    gc.freeze()
-    request.addfinalizer(gc.unfreeze)
+    before = contents(interrupted / "checkpoint-15")
     for name in FILES:
-        for kind, share in SHARES.items():
-            shutil.rmtree(interrupted)
-            shutil.copytree(killed / "runs" / interrupted.name, interrupted)
-            damage(interrupted / "checkpoint-20" / name, share)
-            training.train(trainer, tiny_run.CHOICE, rows)
-            said, case = capsys.readouterr().out, (name, kind)
-            assert "stopped after step 17 of 24" in said, case
-            assert f"checkpoint-20 in {interrupted.name} is passed over: {name}" in said, case
-            assert "Going on from checkpoint-15." in said, case
-            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-            assert losses == [loss for _, loss in runs.losses(trained.run.folder)][:17], case
+        shutil.rmtree(interrupted)
+        shutil.copytree(killed / "runs" / interrupted.name, interrupted)
+        damage(interrupted / "checkpoint-20" / name, SHARES[kind])
+        assert runs.newest_checkpoint(interrupted).name == "checkpoint-15", name
+        said = capsys.readouterr().out
+        assert f"checkpoint-20 in {interrupted.name} is passed over: {name}" in said
+        # What is gone on from is the same after each: one training, after the last, is all of them.
+        assert contents(interrupted / "checkpoint-15") == before
+        (interrupted / "passed-over-checkpoint-20").rename(interrupted / "checkpoint-20")
+    run, steps = resume()
+    said = capsys.readouterr().out
+    assert steps == tiny_run.STEPS - 15 and "Going on from checkpoint-15." in said
+    tiny_run.assert_same_adapter(run, trained.run)
+    assert runs.losses(run.folder) == runs.losses(trained.run.folder)
 
 
 def forget_sizes(run: Path) -> None:
@@ -172,8 +170,9 @@ def test_after_two_minutes_a_checkpoint_is_written_between_those_of_every_five_s
         def on_save(self, args, state, control, **kwargs):
             saved.append(state.global_step)
 
-    run = tiny_run.fit(callback=Note()).run
-    assert saved == [step + 1 for step in range(tiny_run.STEPS)]
+    choice = replace(tiny_run.CHOICE, num_train_epochs=1)
+    run = tiny_run.fit(choice=choice, callback=Note()).run
+    assert saved == [step + 1 for step in range(tiny_run.STEPS // 3)]
     assert run.record["minutes"] >= 0
 
 

@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
 import threading
 import time
 
+import forked
 import pytest
 import tiny_run
 
@@ -19,18 +19,13 @@ pytestmark = pytest.mark.usefixtures("use_tiny_llama")
 @pytest.fixture
 def first(workspace):
     """Another process that is training the run, and stands at step 22."""
-    process = subprocess.Popen(
-        [sys.executable, tiny_run.__file__, "wait"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("waiting"):
-            break
+    process = forked.Process(tiny_run.fit_and_break_off, True)
+    while "waiting" not in process.said().splitlines():
+        assert process.poll() is None, process.said()
+        time.sleep(0.05)
     yield process
-    process.kill()
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
 
 @pytest.mark.slow
@@ -50,8 +45,8 @@ def test_a_second_notebook_is_refused_while_the_first_trains_and_goes_on_when_it
     with pytest.raises(CourseError, match=f"process {first.pid}"):
         training.train(trainer, tiny_run.CHOICE, rows)
     assert (folder / "run.json").read_bytes() == before
-    first.kill()
-    first.wait()
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
     assert (folder / claims.NAME).exists(), "left by a dead process"
     capsys.readouterr()
     run = training.train(trainer, tiny_run.CHOICE, rows)

@@ -9,13 +9,15 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import course_on_drive
 import drives
 import pytest
+import tiny_run
 from full_disk import files_limited_to
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import claims, copier, copies, manifests, runs
+from helpers import asked, claims, copier, copies, earlier, manifests, runs
 from helpers import workspace as places
 from helpers.errors import CourseError
 
@@ -28,10 +30,7 @@ def refusal(action, *arguments) -> str:
 
 @pytest.fixture
 def drive(tmp_path, monkeypatch):
-    """The workspace is in a folder with spaces and other letters on Drive."""
-    monkeypatch.setenv("COURSE_LOCAL", str(tmp_path / "this machine's disk, 本地"))
-    with drives.in_memory(monkeypatch) as folder:
-        monkeypatch.setenv("COURSE_WORKSPACE", str(folder / "mein Kurs, 課程"))
+    with course_on_drive.mounted(monkeypatch, tmp_path) as folder:
         yield folder
 
 
@@ -207,12 +206,11 @@ def test_another_machine_that_goes_on_with_the_run_is_not_written_over(copied, l
 
 # ------------------------------------------------------------------------------------------- full, gone
 def test_a_drive_without_room_is_said_with_the_numbers_before_anything_is_written(
-    local, tmp_path, monkeypatch
+    killed, tmp_path, monkeypatch
 ):
-    with drives.of_size(monkeypatch, tmp_path / "drive", 1) as drive:
-        monkeypatch.setenv("COURSE_WORKSPACE", str(drive / "course"))
+    with course_on_drive.mounted(monkeypatch, tmp_path, mib=1):
         home = places.make(places.path("runs", "r4-alpha8"))
-        message = refusal(copies.copy, local, home)
+        message = refusal(copies.copy, put_run(killed, home, 20), home)
         assert "MB free" in message and "trash" in message
         assert not any(home.iterdir())
 
@@ -246,9 +244,7 @@ def test_on_a_drive_that_became_a_plain_folder_nothing_is_made(killed, tmp_path,
 def test_a_drive_that_goes_away_in_the_middle_is_said_once_and_the_run_stays(
     killed, trained, tmp_path, monkeypatch, capsys, end
 ):
-    monkeypatch.setenv("COURSE_LOCAL", str(tmp_path / "local"))
-    with drives.of_size(monkeypatch, tmp_path / "drive", 20) as drive:
-        monkeypatch.setenv("COURSE_WORKSPACE", str(drive / "course"))
+    with course_on_drive.mounted(monkeypatch, tmp_path, mib=20):
         home = places.make(places.path("runs", "r4-alpha8"))
         local = put_run(killed, home, 20)
 
@@ -293,10 +289,8 @@ def test_copies_come_every_five_minutes_also_where_they_take_long(monkeypatch):
 
 def test_drive_that_is_back_gets_the_copy_and_it_is_said(copied, local, monkeypatch, capsys):
     callback = copier.Copier(local, copied)
-    away = places.DRIVE.with_name(f"{places.DRIVE.name} away")
-    places.DRIVE.rename(away)
-    callback.copy()
-    away.rename(places.DRIVE)
+    with course_on_drive.away():
+        callback.copy()
     callback.copy()
     callback.copy()
     said = capsys.readouterr().out
@@ -445,12 +439,96 @@ def test_kill_9_while_a_run_goes_home_leaves_it_here_or_there(copied, local, tra
 
 def test_a_run_that_ended_while_drive_was_away_goes_there_the_next_time(copied, local, trained):
     finish_training(local, trained)
-    away = places.DRIVE.with_name(f"{places.DRIVE.name} away")
-    places.DRIVE.rename(away)
-    assert copies.finish(local, copied) == local
-    away.rename(places.DRIVE)
+    with course_on_drive.away():
+        assert copies.finish(local, copied) == local
     assert copies.bring(copied) == copied
     assert runs.is_finished(copied) and not local.exists()
+
+
+# ------------------------------------------------------------------------------------ on this machine only
+def test_a_run_that_ended_while_drive_was_away_is_what_the_next_notebook_takes(
+    copied, local, trained, use_tiny_llama, capsys
+):
+    finish_training(local, trained)
+    for _ in range(2):
+        with course_on_drive.away():
+            assert earlier.finished_run() == runs.Run(local, trained.run.record)
+            said = capsys.readouterr().out
+            assert said.count("stays on this machine only") == 1 and "Drive is not mounted" in said
+            assert "bundle.as_zip(run)" in said and "Using the run r4-alpha8" in said
+            assert not places.DRIVE.exists()
+    assert earlier.finished_run() == runs.latest() == runs.Run(copied, trained.run.record)
+    assert "stays" not in capsys.readouterr().out and not local.exists()
+
+
+def test_a_run_that_a_full_drive_did_not_take_is_what_the_next_notebook_takes(
+    killed, trained, tmp_path, use_tiny_llama, monkeypatch, capsys
+):
+    with course_on_drive.mounted(monkeypatch, tmp_path, mib=1) as drive:
+        home = places.make(places.path("runs", "r4-alpha8"))
+        (drive / "photos").write_bytes(bytes(1000_000))
+        local = put_run(killed, home)
+        finish_training(local, trained)
+        assert earlier.finished_run().folder == local
+        said = capsys.readouterr().out
+        assert "only" in said and "MB free" in said and "bundle.as_zip(run)" in said
+        assert not (home / "run.json").exists()
+
+
+def test_a_relative_that_drive_did_not_take_is_not_trained_again(
+    copied, local, trained, use_tiny_llama, capsys
+):
+    finish_training(local, trained)
+    beside = trained.run.record | {"beside": True}
+    runs.write(local, beside)
+    with course_on_drive.away(), pytest.raises(CourseError, match="not mounted"):
+        earlier.finished_run()  # a run beside the student's own is not it
+    found = earlier.variant(trained.run, tiny_run.conversations())
+    assert found == runs.Run(copied, beside) and "Training" not in capsys.readouterr().out
+    assert not places.path("latest_run.json").exists()
+
+
+def test_a_new_run_of_its_kind_waits_until_it_is_on_drive(copied, local, trained):
+    finish_training(local, trained)
+    shutil.copy(local / "checkpoint-15" / "adapter_model.safetensors", local)
+    assert "get to Drive first" in refusal(asked.check_finished, trained.model, local)
+    shutil.copytree(local, copied, dirs_exist_ok=True)
+    assert "get to Drive" not in refusal(asked.check_finished, trained.model, copied)
+
+
+def test_a_run_that_ended_later_and_is_on_drive_comes_first(
+    copied, local, trained, use_tiny_llama, capsys
+):
+    finish_training(local, trained)
+    later = copied.with_name("r4-alpha8-2")
+    shutil.copytree(trained.run.folder, later)
+    runs.write(later, trained.run.record)
+    places.write_json("latest_run.json", {"name": later.name})
+    assert earlier.finished_run().folder == later
+    os.utime(local / "run.json", (time.time() + 5, time.time() + 5))
+    assert earlier.finished_run().folder == copied == runs.latest().folder
+
+
+@pytest.mark.parametrize("there", [{"step": 20}, {"data": "other rows"}, {"status": "finished"}])
+def test_what_another_machine_made_of_the_run_is_not_written_over(copied, local, trained, there):
+    """A run that was stopped here after step 12; on Drive it is further by now, or another one."""
+    finish_training(local, trained)
+    runs.write(local, trained.run.record | {"status": "stopped", "step": 12})
+    runs.write(copied, runs.read(copied) | {"step": 11})
+    assert [run.folder for run in earlier._only_here()] == [local]
+    runs.write(copied, runs.read(copied) | there)
+    assert earlier._only_here() == []
+
+
+def test_runs_of_another_workspace_and_damaged_ones_are_not_taken(
+    copied, local, trained, drive, monkeypatch
+):
+    finish_training(local, trained)
+    with monkeypatch.context() as patch:
+        patch.setenv("COURSE_WORKSPACE", str(drive / "another"))
+        assert earlier._only_here() == []
+    (local / "run.json").write_text("{")
+    assert earlier._only_here() == []
 
 
 # -------------------------------------------------------------------------------------------- callback

@@ -11,6 +11,9 @@ import pytest
 from helpers.setup import locks
 
 KIT = Path(__file__).parents[2]
+sys.path.insert(0, str(KIT / "tools"))
+import drift as drift_tool
+
 NEWEST = next(iter(locks.images()))
 
 
@@ -47,6 +50,12 @@ def a_lock(folder: Path, *pins: str) -> Path:
     file = folder / "lock.txt"
     file.write_text("# proven with torch==2.11.0+cu128\n" + "\n".join(pins) + "\n")
     return file
+
+
+def part_of_the_lock(*names: str) -> str:
+    """The course's own lines for these packages, with their hashes: fewer are asked for sooner."""
+    blocks = drift_tool.blocks((KIT / "requirements-colab.txt").read_text(encoding="utf-8"))
+    return "".join(blocks[name] for name in names)
 
 
 @pytest.fixture
@@ -101,7 +110,7 @@ def test_the_lock_on_a_future_image_is_reported_with_python_torch_and_the_caps_o
 
 def test_an_image_above_a_cap_is_reported_where_the_lock_does_not_replace_it(tmp_path, future):
     pins = locks.pins(KIT / "requirements-colab.txt")
-    lock = a_lock(tmp_path, *(f"{n}=={v}" for n, v in pins.items() if n != "transformers"))
+    lock = a_lock(tmp_path, *(f"{n}=={pins[n]}" for n in ("peft", "trl", "unsloth", "unsloth-zoo")))
     done = drift(future, "--lock", lock)
     over = re.search(
         r"unsloth asks for transformers\S+; transformers 5\.99\.0 is there", done.stdout
@@ -117,11 +126,9 @@ def test_a_pin_of_what_must_not_be_replaced_is_a_conflict(tmp_path):
 
 
 def test_a_file_whose_hash_the_lock_does_not_have_is_a_conflict(tmp_path):
-    text = (KIT / "requirements-colab.txt").read_text()
     lock = tmp_path / "lock.txt"
-    before, name, after = text.partition("gguf==")
-    after, rest = re.split(r"(?m)^(?=[a-z])", after, maxsplit=1)
-    lock.write_text(before + name + re.sub(r"sha256:.{8}", "sha256:00000000", after) + rest)
+    wrong = re.sub(r"sha256:.{8}", "sha256:00000000", part_of_the_lock("gguf"))
+    lock.write_text(part_of_the_lock("accelerate") + wrong + part_of_the_lock("peft"))
     done = drift(NEWEST, "--lock", lock)
     assert done.returncode == 1 and "1 conflicts" in done.stderr
     assert re.search(r"gguf-\S+\.whl: the lock does not have its hash", done.stdout)
@@ -169,7 +176,9 @@ def test_a_package_with_the_address_of_its_wheel_counts_as_the_image_s(tmp_path)
     file = freeze(tmp_path, "3.13.15", torch=None, numpy=None)
     numpy = "https://example.org/numpy-2.1.3-cp313-cp313-manylinux_2_17_x86_64.whl#sha256=00"
     file.write_text(file.read_text() + f"torch @ {torch}\nnumpy @ {numpy}\n")
-    done = drift(file)
+    lock = tmp_path / "lock.txt"
+    lock.write_text(part_of_the_lock("accelerate"))  # it asks for both
+    done = drift(file, "--lock", lock)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "torch 2.11.0+cu128" in done.stdout
 
@@ -210,7 +219,7 @@ def test_an_image_with_a_python_that_the_course_refuses_does_not_hold(tmp_path):
 
 
 def test_a_pin_without_a_hash_among_others_is_a_conflict(tmp_path):
-    text = (KIT / "requirements-colab.txt").read_text()
+    text = part_of_the_lock("accelerate", "gguf", "peft")
     lock = tmp_path / "lock.txt"
     lock.write_text(re.sub(r"(?m)^(peft==\S+) \\\n(    --hash\S+( \\)?\n)+", r"\1\n", text))
     done = drift(NEWEST, "--lock", lock)

@@ -3,30 +3,45 @@
 import json
 import math
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
 import tiny_run
 import torch
-from transformers import TrainerCallback
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from helpers import adapting, asked, data, keeping, presets, progress, runs, selection, training
 from helpers.errors import CourseError
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
 
-# With these the tiny Llama learns 8 rows by heart, and others get worse.
-BY_HEART = replace(tiny_run.CHOICE, num_train_epochs=15, learning_rate=0.06)
+# On 8 rows: 30 steps, with a look after every fifth.
+LONG = replace(tiny_run.CHOICE, num_train_epochs=15)
 
 
-class Snapshots(TrainerCallback):
-    """The adapter's numbers after each step."""
+class Overdo(TrainerCallback):
+    """From step 16 on makes the adapter act more and more strongly, so that held-out rows get worse on every machine.
 
-    def __init__(self):
-        self.taken = {}
+    Keeps its numbers after each step, and presses Stop during some steps, once in each.
+    """
+
+    def __init__(self, *stops: int):
+        self.taken, self.stops = {}, list(stops)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 in self.stops:
+            self.stops.remove(state.global_step + 1)
+            signal.raise_signal(signal.SIGINT)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        named = model.named_parameters()
+        named = list(model.named_parameters())
+        if state.global_step > 15:
+            for name, parameter in named:
+                if "lora_B" in name:
+                    parameter.data *= 2
         self.taken[state.global_step] = {
             name.replace(".default.", "."): p.detach().clone()
             for name, p in named
@@ -49,8 +64,8 @@ def overdone(tiny_llama, short_heldout, tmp_path_factory):
         patch.setenv("COURSE_MODEL", str(tiny_llama))
         patch.setenv("COURSE_WORKSPACE", str(tmp_path_factory.mktemp("overdone")))
         patch.setenv("COURSE_HELDOUT", short_heldout)
-        snapshots = Snapshots()
-        return tiny_run.fit(tiny_run.conversations(8), BY_HEART, snapshots), snapshots.taken
+        overdo = Overdo()
+        return tiny_run.fit(tiny_run.conversations(8), LONG, overdo), overdo.taken
 
 
 @pytest.fixture
@@ -126,8 +141,8 @@ def test_with_patience_a_training_ends_early_and_the_record_says_so(
 ):
     monkeypatch.setenv("COURSE_HELDOUT", short_heldout)
     whole, _ = overdone
-    choice = replace(BY_HEART, patience=1)
-    fitted = tiny_run.fit(tiny_run.conversations(8), choice)
+    choice = replace(LONG, patience=1)
+    fitted = tiny_run.fit(tiny_run.conversations(8), choice, Overdo())
     record, said = fitted.run.record, capsys.readouterr().out
     assert record["status"] == "finished" and record["ended_early"]
     looks = [look for look in runs.losses(fitted.run.folder, "heldout_loss") if look[0]]
@@ -145,6 +160,70 @@ def test_with_patience_a_training_ends_early_and_the_record_says_so(
     assert runs.latest() == fitted.run
     again = training.train(fitted.trainer, choice, tiny_run.conversations(8))
     assert again.record == record and "nothing was trained now" in capsys.readouterr().out
+
+
+class StopIn(TrainerCallback):
+    """Presses Stop during some steps, once in each."""
+
+    def __init__(self, *steps: int):
+        self.steps = list(steps)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 in self.steps:
+            self.steps.remove(state.global_step + 1)
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_training_that_was_stopped_ends_early_where_one_that_was_not_does(
+    overdone, short_heldout, workspace, monkeypatch
+):
+    monkeypatch.setenv("COURSE_HELDOUT", short_heldout)
+    whole, _ = overdone
+    rows, choice, stops = tiny_run.conversations(8), replace(LONG, patience=1), (13, 17)
+    _, _, trainer = tiny_run.build(rows, choice)
+    overdo = Overdo(*stops)
+    trainer.add_callback(overdo)
+    for step in stops:
+        assert training.train(trainer, choice, rows).record["step"] == step
+    run = training.train(trainer, choice, rows)
+    assert (run.record["ended_early"], run.record["step"]) == (True, 20)
+    history = runs.history(run.folder)
+    assert [step for step, _ in keeping.looks(history)] == [5, 10, 13, 15, 17, 20]
+    usual = keeping.looks(runs.history(whole.run.folder))
+    assert keeping.looks(history, usual=True) == usual[:4]
+    # The best adapter may be one of a look that was added.
+    step, loss = keeping.lowest(keeping.looks(history))
+    assert run.record["best"] == {"step": step, "loss": loss}
+    saved = tiny_run.adapter(run.folder / "best")
+    assert all(torch.equal(saved[name], overdo.taken[step][name]) for name in saved)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=12),
+    st.integers(1, 3),
+)
+def test_looks_that_stop_added_change_nothing_in_when_a_training_ends(taken, patience):
+    """Losses from 1 to 5, and whether only Stop made the training look."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeping, "_keep_best", lambda *_: None)
+        history = [
+            {"step": n, "heldout_loss": loss} | ({"added": True} if added else {})
+            for n, (loss, added) in enumerate(taken, 1)
+        ]
+        usual = [entry for entry in history if "added" not in entry]
+        ends = [_end(history, patience), _end(usual, patience)]
+    assert ends[0] == ends[1]
+
+
+def _end(history: list[dict], patience: int) -> int | None:
+    """After which step a training with these looks ends early."""
+    best = keeping.Best(None, patience)
+    for n, entry in enumerate(history, 1):
+        state = TrainerState(global_step=entry["step"], max_steps=99, log_history=history[:n])
+        best.on_step_end(None, state, TrainerControl())
+        if best.ended_early:
+            return entry["step"]
+    return None
 
 
 def test_patience_is_no_argument_of_a_call_and_survives_a_file(workspace):
@@ -330,8 +409,8 @@ def plain_losses(model_folder, rows, dropout, workspace) -> list[tuple[int, floa
     )
     config = SFTConfig(
         output_dir=str(workspace / "plain"),
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=training.CPU_ROWS_AT_ONCE,
+        gradient_accumulation_steps=4 // training.CPU_ROWS_AT_ONCE,
         num_train_epochs=2,
         learning_rate=0.01,
         warmup_steps=2,

@@ -4,6 +4,7 @@ import random
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
@@ -19,12 +20,19 @@ KINDS = (
 )
 
 
+def start(workspace: Path, model: Path) -> forked.Process:
+    """The tool's own, but that Unsloth is imported already."""
+    places = {"COURSE_WORKSPACE": str(workspace), "COURSE_MODEL": str(model)}
+    return forked.Process(forked.execute, kill_training.CHILD.format(paths=[]), **places)
+
+
 @pytest.mark.slow
 def test_a_training_that_is_killed_five_times_ends_like_one_that_never_was(
     trained, tiny_llama, tmp_path, monkeypatch
 ):
     whole_workspace = trained.run.folder.parent.parent
     monkeypatch.setenv("COURSE_WORKSPACE", str(whole_workspace))
+    monkeypatch.setattr(kill_training, "start", start)
     whole = kill_training.outcome(whole_workspace)
     came, found = kill_training.killed_run(
         tmp_path / "killed", tiny_llama, list(KINDS), random.Random(5)

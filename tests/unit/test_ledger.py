@@ -17,7 +17,20 @@ import tiny_run
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from helpers import claims, copies, ledger, records, runs, selection
+from helpers import (
+    adapting,
+    claims,
+    copies,
+    keeping,
+    ledger,
+    models,
+    one_run,
+    records,
+    runs,
+    selection,
+    stages,
+    trainer_files,
+)
 from helpers.errors import CourseError
 
 KIT = Path(__file__).parents[2]
@@ -173,7 +186,7 @@ def test_whatever_the_files_hold_the_table_has_a_row(tmp_path_factory, record, s
     folder = tmp_path_factory.mktemp("any") / "runs" / "odd"
     folder.mkdir(parents=True)
     if has_adapter:
-        (folder / records.ADAPTER).touch()
+        (folder / trainer_files.ADAPTER).touch()
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     (folder / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -204,14 +217,22 @@ def test_the_other_axes_end_where_the_training_ended(both):
         assert list(line.get_xdata()) == sorted(line.get_xdata())
 
 
-def test_tokens_go_on_where_a_session_ended_and_are_spread_evenly_where_nobody_counted(trained):
+def test_a_log_is_read_as_far_as_it_holds_numbers():
+    log = [{"step": 1, "loss": 2}, {"step": 2, "loss": "x"}, {"loss": 1.0}, 7, {"step": True}]
+    log += [{"step": 3, "num_tokens": 5}, {"step": 4, "loss": True}, {"step": 5, "loss": 10**400}]
+    log += [{"step": 6, "loss": float("inf"), "epoch": 0.5}]
+    assert trainer_files.series(log, "loss") == [(1, 2.0), (6, float("inf"))]
+    assert trainer_files.series(log, "epoch") == [(6, 0.5)]
+
+
+def test_tokens_go_on_where_a_session_ended_and_are_spread_evenly_where_nobody_counted():
     log = [{"step": i, "num_tokens": n, "loss": 1} for i, n in enumerate((10, 30, 15, 20), 1)]
     state = {"log_history": log, "global_step": 4, "max_steps": 4}
-    run = trained.run._replace(record={"tokens": 80})
-    assert records.tokens_at(run, state) == {0: 0, 1: 10, 2: 30, 3: 45, 4: 50}
+    record = {"tokens": 80}
+    assert records.tokens_at(record, state) == {0: 0, 1: 10, 2: 30, 3: 45, 4: 50}
     for entry in log:
         del entry["num_tokens"]
-    assert records.tokens_at(run, state) == {0: 0, 1: 20, 2: 40, 3: 60, 4: 80}
+    assert records.tokens_at(record, state) == {0: 0, 1: 20, 2: 40, 3: 60, 4: 80}
 
 
 def test_held_out_curves_need_points_and_say_who_has_none(both):
@@ -220,9 +241,11 @@ def test_held_out_curves_need_points_and_say_who_has_none(both):
     with pytest.raises(CourseError, match="held-out loss"):
         ledger.curves(what="heldout_loss")
     looked(both[1], 6.0, 5.5, 5.4)
+    change(both[0], "run.json", heldout=None)
     axes = ledger.curves(what="heldout_loss", over="tokens").axes[0]
     assert list(axes.lines[0].get_ydata()) == [6.0, 5.5, 5.4] and axes.lines[0].get_xdata()[0] == 0
-    assert f"{both[0].name} noted no held-out loss" in axes.get_title(loc="left").replace("\n", " ")
+    note = axes.get_title(loc="left").replace("\n", " ")
+    assert note == f"{both[0].name} noted no held-out loss.", "what is not drawn is not compared"
 
 
 def test_runs_that_skipped_other_numbers_of_updates_are_said_to(both):
@@ -294,6 +317,14 @@ def test_the_map_holds_what_was_trained_and_leaves_the_rest_empty(both):
     assert texts == ["5.800", "5.000"]
 
 
+def test_the_map_of_trainings_in_stages_names_the_epochs_of_each(both):
+    for folder in both:
+        parts = [{"rows": 20, "epochs": 2}, {"rows": 12, "epochs": 1}]
+        change(folder, "run.json", stages=parts)
+    title = ledger.r_by_alpha("loss").axes[0].get_title(loc="left")
+    assert "20 rows × 2, then 12 rows × 1 epochs" in title
+
+
 def test_runs_that_share_less_than_the_rest_are_not_put_on_one_map(both):
     assert ledger.r_by_alpha("loss").axes[0].images
     for fields in ({"data": "0" * 64}, {"learning_rate": 1e-5}, {"heldout": {"sha": "other"}}):
@@ -323,13 +354,36 @@ def test_a_run_trained_again_has_the_same_adapter_and_a_folder_of_its_own(
     latest = (workspace / "latest_run.json").read_text()
     change(older, "run.json", versions=runs.read(older)["versions"] | {"peft": "0.1"})
     before = sorted((file, file.stat().st_mtime_ns) for file in older.rglob("*"))
-    again = ledger.repeat(older.name)
+    again = one_run.repeat(older.name)
     assert again.folder.name == f"{older.name}-2" and again.record["status"] == "finished"
     tiny_run.assert_same_adapter(again, runs.Run(older, {}))
     said = capsys.readouterr().out
     assert "peft was 0.1 then, and is " in said and "has the same adapter, to the last bit" in said
+    assert all(said.splitlines()[-2:]), "where nothing else differs, no empty line says so"
     assert sorted((file, file.stat().st_mtime_ns) for file in older.rglob("*")) == before
     assert (workspace / "latest_run.json").read_text() == latest
+
+
+def test_stages_and_a_best_adapter_that_was_taken_are_repeated_too(use_tiny_llama, capsys):
+    rows, choice = tiny_run.conversations(12), replace(SHORT, learning_rate=0.1)
+    model, tokenizer = models.load(max_seq_length=choice.max_length)
+    parts = [stages.Stage(rows.select(range(8)), 2), stages.Stage(rows.select(range(8, 12)), 1)]
+    run = stages.train(adapting.add_adapter(model, choice), tokenizer, parts, choice)
+    run = keeping.take_best(run)
+    again = one_run.repeat(run)
+    tiny_run.assert_same_adapter(again, run)
+    assert (again.record["stages"], again.record["best"]) == (
+        run.record["stages"],
+        run.record["best"],
+    )
+    assert ledger.differences(run, again) == []
+    assert "has the same adapter" in capsys.readouterr().out
+
+
+def test_a_run_on_a_base_in_16_bits_is_not_trained_again_on_one_in_4(both):
+    change(both[0], "run.json", load_in_4bit=False)
+    with pytest.raises(CourseError, match="base model in 16 bits"):
+        one_run.repeat(both[0].name)
 
 
 def test_edited_conversations_or_an_unfinished_run_are_not_trained_again(both, workspace):
@@ -338,10 +392,10 @@ def test_edited_conversations_or_an_unfinished_run_are_not_trained_again(both, w
     rows[3]["conversations"][1]["content"] = "edited"
     (older / "conversations.json").write_text(json.dumps(rows), encoding="utf-8")
     with pytest.raises(CourseError, match="does not hold what the run was trained on"):
-        ledger.repeat(older.name)
+        one_run.repeat(older.name)
     change(newer, "run.json", status="started")
     with pytest.raises(CourseError, match="is not finished"):
-        ledger.repeat(newer.name)
+        one_run.repeat(newer.name)
     assert names_in(workspace) == {older.name, newer.name}
 
 
@@ -349,7 +403,7 @@ def test_edited_conversations_or_an_unfinished_run_are_not_trained_again(both, w
 def test_a_deleted_run_is_gone_and_the_others_are_as_they_were(both, workspace, capsys):
     older, newer = both
     mib = sum(file.stat().st_size for file in older.rglob("*") if file.is_file()) / 2**20
-    ledger.delete(older.name)
+    one_run.delete(older.name)
     assert f"{mib:.1f} MiB" in capsys.readouterr().out
     assert names_in(workspace) == {newer.name} and list(ledger.table().index) == [newer.name]
     assert runs.latest().folder == newer
@@ -358,9 +412,9 @@ def test_a_deleted_run_is_gone_and_the_others_are_as_they_were(both, workspace, 
 def test_the_latest_run_goes_only_when_that_is_said(both):
     older, newer = both
     with pytest.raises(CourseError, match="even_latest=True"):
-        ledger.delete(newer.name)
+        one_run.delete(newer.name)
     assert newer.is_dir()
-    ledger.delete(newer.name, even_latest=True)
+    one_run.delete(newer.name, even_latest=True)
     assert runs.latest().folder == older, "the newest one left"
 
 
@@ -382,10 +436,10 @@ def refuses_while_it_is_trained(folder: Path, place: Path) -> None:
     with claimed(place) as other:
         assert ledger.table().loc[folder.name, "status"] == "being trained"
         with pytest.raises(CourseError, match=f"process {other.pid}"):
-            ledger.delete(folder.name)
+            one_run.delete(folder.name)
         other.communicate("\n")
     assert not (place / claims.NAME).exists()
-    ledger.delete(folder.name)
+    one_run.delete(folder.name)
     assert not folder.exists()
 
 
@@ -409,18 +463,20 @@ def test_a_run_on_drive_is_not_deleted_while_it_trains_on_this_machines_disk(
 
 def test_a_damaged_folder_can_be_deleted(both):
     (both[0] / "run.json").write_bytes(b"{")
-    ledger.delete(both[0].name)
+    one_run.delete(both[0].name)
     assert not both[0].exists()
 
 
 def test_a_machine_that_goes_away_while_deleting_leaves_no_half_of_a_run(both):
     older, newer = both
-    code = f"import os, shutil, sys; sys.path.insert(0, {str(KIT)!r})\nfrom helpers import ledger\n"
-    code += f"shutil.rmtree = lambda *_: os.kill(os.getpid(), 9)\nledger.delete({older.name!r})"
+    code = (
+        f"import os, shutil, sys; sys.path.insert(0, {str(KIT)!r})\nfrom helpers import one_run\n"
+    )
+    code += f"shutil.rmtree = lambda *_: os.kill(os.getpid(), 9)\none_run.delete({older.name!r})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    assert not older.exists() and list(older.parent.glob(f"{ledger.ASIDE}/*/run.json"))
+    assert not older.exists() and list(older.parent.glob(f"{one_run.ASIDE}/*/run.json"))
     assert list(ledger.table().index) == [newer.name]
-    ledger.delete(newer.name, even_latest=True)
+    one_run.delete(newer.name, even_latest=True)
     assert not list(older.parent.iterdir()), "what was left went too"
 
 
@@ -430,9 +486,9 @@ def test_a_link_is_not_followed(both, tmp_path):
     (kept / "mine.txt").write_text("mine")
     (both[0].parent / "linked").symlink_to(kept)
     with pytest.raises(CourseError, match="is a link"):
-        ledger.delete("linked")
+        one_run.delete("linked")
     (both[0] / "inside").symlink_to(kept)
-    ledger.delete(both[0].name)
+    one_run.delete(both[0].name)
     assert (kept / "mine.txt").read_text() == "mine"
 
 
@@ -448,16 +504,16 @@ def test_a_name_that_is_not_in_the_list_deletes_nothing(two, name):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COURSE_WORKSPACE", str(two))
         with pytest.raises(CourseError, match="There is no run"):
-            ledger.delete(name, even_latest=True)
+            one_run.delete(name, even_latest=True)
         with pytest.raises(CourseError, match="There is no run"):
-            ledger.repeat(name)
+            one_run.repeat(name)
     assert sorted(two.rglob("*")) == before
 
 
 def test_a_run_of_another_workspace_is_not_taken_for_one_of_this(both, trained):
     assert trained.run.folder.name == both[0].name
     with pytest.raises(CourseError, match="There is no run"):
-        ledger.delete(trained.run)
+        one_run.delete(trained.run)
     assert both[0].is_dir() and trained.run.folder.is_dir()
-    ledger.delete(trained.run._replace(folder=both[0]))
+    one_run.delete(trained.run._replace(folder=both[0]))
     assert not both[0].exists()

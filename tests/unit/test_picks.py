@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from rows import conversation, refusal, short_rows
 
-from helpers import data, homework, picks, selection, svg, tokens
+from helpers import data, homework, picks, selection, svg, tokens, traits
 from helpers.errors import CourseError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
@@ -63,8 +63,8 @@ def view(*rows: dict, **sorts) -> picks.PoolView:
 
 # -------------------------------------------------------------------------------------- the numbers
 def test_the_shortest_first_trap_shows_in_the_numbers(pool, sorts):
-    simple, advanced = (picks.facts(rows.to_list()) for rows in sorts.values())
-    whole = picks.facts(pool.to_list())
+    simple, advanced = (traits.of(rows.to_list()) for rows in sorts.values())
+    whole = traits.of(pool.to_list())
     assert simple["answers of ≤ 4 words"] > 0.4 > whole["answers of ≤ 4 words"]
     assert simple["answers of ≤ 4 words"] > advanced["answers of ≤ 4 words"] == 0
     assert simple["repeated answers"] > 0.1 > advanced["repeated answers"]
@@ -79,7 +79,7 @@ def test_the_facts_of_a_few_rows_counted_by_hand():
         conversation("c", "And this?", STYLED, "Why?", STYLED),
         conversation("d", "What else is there to say?", "One two three four five"),
     ]
-    assert picks.facts(rows, [4, 8, 60, 10]) == {
+    assert traits.of(rows, [4, 8, 60, 10]) == {
         "rows": 4,
         "words, median": 7.5,  # 4, 4, 21, 11
         "tokens, median": 9,
@@ -105,22 +105,22 @@ def test_the_facts_of_a_few_rows_counted_by_hand():
     ],
 )
 def test_house_style_is_the_three_labelled_lines_in_order(answer, is_so):
-    assert picks.house_style(conversation("a", "Is it so?", answer)) == is_so
+    assert traits.house_style(conversation("a", "Is it so?", answer)) == is_so
     # All answers of a row are learned from, so all must have it.
     both = conversation("a", "Is it so?", answer, "Really?", "Yes.")
-    assert not picks.house_style(both)
-    assert not picks.house_style(conversation("a", "Is it so?"))
+    assert not traits.house_style(both)
+    assert not traits.house_style(conversation("a", "Is it so?"))
 
 
 def test_held_out_answers_are_all_in_house_style():
     # What compare_sets says about "advanced wins" stands on this.
-    assert all(map(picks.house_style, data.load_conversations(data.OUR_HELDOUT)))
+    assert all(map(traits.house_style, data.load_conversations(data.OUR_HELDOUT)))
 
 
 def test_tokens_are_those_that_training_counts(pool, tokenizer):
     rows = pool.select(range(40))
     counted = [len(tokens.token_ids(tokenizer, talk)) for talk in rows["conversations"]]
-    assert picks.token_counts(rows, tokenizer) == counted
+    assert traits.token_counts(rows, tokenizer) == counted
 
 
 def test_a_chinese_sentence_is_one_word_and_many_tokens(tokenizer):
@@ -316,7 +316,7 @@ def test_the_measured_sets_are_those_of_today_s_data(compare_sets):
         name: len(one["same_steps"]) for name, one in measured["sets"].items()
     }
     for name, draws in drawn.items():
-        shares = [picks.facts(rows.to_list())["in house style"] for rows in draws]
+        shares = [traits.of(rows.to_list())["in house style"] for rows in draws]
         assert measured["sets"][name]["house_style"] == pytest.approx(shares), name
 
 
@@ -378,8 +378,9 @@ def test_what_is_said_follows_from_the_losses(compare_sets, advanced, simple, se
 
 
 def test_both_ways_reach_the_same_steps_and_the_same_tokens(
-    use_tiny_llama, compare_sets, pool, monkeypatch
+    use_tiny_llama, compare_sets, pool, monkeypatch, tmp_path
 ):
+    monkeypatch.setattr(compare_sets, "DONE", tmp_path / "done.json")
     by_length = selection.select(pool, homework.simple_key)
     sets = {"simple": [by_length.select(range(8))], "advanced": [by_length.select(range(60, 68))]}
     monkeypatch.setattr(compare_sets, "drawn_sets", lambda *_: sets)
@@ -395,6 +396,9 @@ def test_both_ways_reach_the_same_steps_and_the_same_tokens(
     assert simple["same_tokens"][0]["steps"] > 4
     # The longest set is the measure, and was trained once.
     assert advanced["same_tokens"] == advanced["same_steps"]
+    # Asked again, it trains nothing again.
+    monkeypatch.setattr(compare_sets, "trained", lambda *_: pytest.fail("it was trained"))
+    assert compare_sets.compared(pool, heldout, 8, 1, 4) == found
 
 
 @pytest.mark.parametrize("arguments", [["--fast", "--save"], ["--save"]])

@@ -1,6 +1,7 @@
 """The lab's readouts: what follows from a choice, what would make it fit, and the code that writes it down."""
 
 import ast
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import lora, memory, plan, presets
+from helpers import cautions, lora, memory, plan, presets
 from helpers.choice import Choice
 from helpers.errors import CourseError
 from helpers.presets import MODELS, PROJECTIONS, T4_MEMORY_GIB
@@ -128,10 +129,9 @@ def test_the_code_is_python_and_says_what_was_chosen(choice):
         {"r": 64},
         {"r": 128, "lora_alpha": 128},
         {"use_rslora": True},
-        {"lora_dropout": 0.1},
-        {"learning_rate": 2e-3},
+        {"learning_rate": 3e-4},
+        {"learning_rate": 9e-4},
         {"num_train_epochs": 5},
-        {"lora_dropout": 0.5},
         {"max_length": 4096},
         {"rows_per_update": 100},
     ],
@@ -141,15 +141,23 @@ def test_a_choice_that_nothing_is_known_against_is_not_warned_of(usual):
     assert plan.warnings_for(Choice(**usual)) == []
 
 
+_, GREAT = cautions.EXTREMES["learning_rate"]
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
         ({"learning_rate": 2}, "learning_rate = 2 is very high"),
-        ({"learning_rate": 0.03}, "and to 2.69 with 0.02"),
+        ({"learning_rate": 0.03}, f"and to {GREAT[0.02]} with 0.02. Take learning_rate = 0.0002."),
+        ({"learning_rate": 1e-3}, "high for a model of this size"),
+        ({"learning_rate": 1e-3}, "Take learning_rate = 0.0002."),
+        ({"lora_dropout": 0.05}, "lora_dropout = 0.05 sets that share"),
+        ({"lora_dropout": 0.1}, "Take lora_dropout = 0."),
         ({"lora_alpha": 1e6}, "lora_alpha = 1e+06 is very high"),
         ({"lora_alpha": 0.0001}, "lora_alpha = 0.0001 is very low"),
         ({"lora_alpha": 512, "use_rslora": True}, "lora_alpha · √r = 2048 is very high"),
-        ({"num_train_epochs": 15}, "and to 4.2 with 15"),
+        ({"lora_alpha": 512, "use_rslora": True}, "Take lora_alpha = 16."),
+        ({"num_train_epochs": 15}, "with 15. Take num_train_epochs = 2."),
         ({"learning_rate": 1e-9}, "learning_rate = 1e-09 is very low"),
         ({"num_train_epochs": 1000}, "1000 epochs take at least 118 hours"),
         ({"rows_per_update": 200}, "more than the 100 rows: an epoch is one update, 2 in all"),
@@ -161,6 +169,55 @@ def test_a_choice_that_nothing_is_known_against_is_not_warned_of(usual):
 )
 def test_what_does_harm_is_warned_of_with_the_reason(harm, said):
     assert any(said in warning for warning in plan.warnings_for(Choice(**harm)))
+
+
+# Measured on the small model, so that it is known what does it no harm.
+@pytest.mark.parametrize("rate", [2e-4, 2e-3, 6e-3])
+def test_the_small_model_takes_a_learning_rate_that_is_too_high_for_a_large_one(rate):
+    choice = Choice(learning_rate=rate)
+    assert plan.warnings_for(choice, "smollm2-135m") == []
+    assert bool(plan.warnings_for(choice, "llama-2-7b")) == (rate >= cautions.HIGH_RATE)
+
+
+def test_a_hub_model_of_another_size_is_warned_of_by_its_size():
+    from transformers import LlamaConfig
+
+    shape = MODELS["llama-2-7b"].shape
+    high = Choice(learning_rate=2e-3)
+    assert plan.warnings_for(high, LlamaConfig(**shape | {"num_hidden_layers": 40}))
+    assert plan.warnings_for(high, LlamaConfig(**shape | {"num_hidden_layers": 8})) == []
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("name", [*cautions.EXTREMES, "lora_dropout"])
+def test_what_a_warning_says_to_take_instead_is_not_warned_of(name, rslora, model):
+    values = [value for side in cautions.EXTREMES.get(name, ({}, {0.5: 0})) for value in side]
+    if name == "lora_alpha" and rslora:
+        values = [value / 4 for value in values]  # r = 16
+    if name == "learning_rate" and model == "llama-2-7b":
+        values.append(cautions.HIGH_RATE)
+    for value in values:
+        choice = Choice(**{name: value}, use_rslora=rslora)
+        said = " ".join(plan.warnings_for(choice, model))
+        taken = re.search(rf"Take {name} = (\S+)\.", said)[1]
+        assert plan.warnings_for(replace(choice, **{name: float(taken)}), model) == []
+
+
+def test_a_learning_rate_is_warned_of_once():
+    for rate in (1e-3, 0.02, 0.03, 2):
+        (_,) = plan.warnings_for(Choice(learning_rate=rate))
+
+
+def test_all_that_is_warned_of_but_memory_stands_among_the_readouts():
+    choice = Choice(
+        learning_rate=1e-3, lora_dropout=0.1, lora_alpha=1e6, max_length=4097, rows_per_update=200
+    )
+    p = plan.of(choice)
+    notes = [text for name, text in plan.readouts(p) if name == "note"]
+    assert len(notes) == 6
+    assert plan.warnings_for(choice)[-6:] == notes
+    assert all(text in plan.describe(p) for text in notes)
 
 
 def test_the_number_of_rows_and_the_model_are_those_that_are_trained():
@@ -186,8 +243,9 @@ def test_every_figure_of_the_warnings_can_be_measured_again(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
     import extremes
 
-    for name, (small, large) in plan.EXTREMES.items():
+    for name, (small, large) in cautions.EXTREMES.items():
         assert all({name: value} in extremes.EXTREMES for value in small | large)
+    assert all({"lora_dropout": share} in extremes.EXTREMES for share in cautions.DROPPED)
 
 
 @quick

@@ -39,8 +39,11 @@ test:
 class Copy:
     """A copy of the course, committed; every notebook in it has its outputs."""
 
-    def __init__(self, folder: Path):
-        self.root = folder / "My Drive" / "course"
+    def __init__(self, root: Path):
+        self.root = root
+
+    def fill(self) -> None:
+        """Take what a kit holds, and commit it."""
         for path in packer.files(KIT):
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(KIT / path, self.root / path)
@@ -95,9 +98,17 @@ class Copy:
         return self.git("rev-parse", "HEAD"), self.git("tag"), self.git("status", "--porcelain")
 
 
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory) -> Path:
+    """A copy that no test changes."""
+    course = Copy(tmp_path_factory.mktemp("release") / "course")
+    course.fill()
+    return course.root
+
+
 @pytest.fixture
-def course(tmp_path) -> Copy:
-    return Copy(tmp_path)
+def course(committed, tmp_path) -> Copy:
+    return Copy(shutil.copytree(committed, tmp_path / "My Drive" / "course"))
 
 
 # ------------------------------------------------------------------------------------------------- the kit

@@ -4,17 +4,17 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 import tiny_run
 from hypothesis import given
 from hypothesis import strategies as st
 from rows import conversation, dataset, refusal
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from helpers import adapting, data, earlier, models, runs, selection, stages, training
@@ -197,7 +197,8 @@ def plain_losses(rows, choice: Choice, folder: Path) -> list[float]:
     """The losses of TRL's own trainer on prompt/completion rows in the order in which they stand."""
     model, tokenizer = models.load(max_seq_length=choice.max_length)
     model = adapting.add_adapter(model, choice)
-    config = training.build_config(choice, len(rows), 4, folder, model)
+    at_once = training.per_device_train_batch_size(model, choice, choice.max_length)
+    config = training.build_config(choice, len(rows), at_once, folder, model)
     config.train_sampling_strategy = "sequential"
     trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=config)
     training.prepare(trainer, rows).train()
@@ -227,41 +228,31 @@ def test_one_stage_once_is_a_plain_epoch_in_that_order(workspace, tmp_path):
     assert [loss for _, loss in runs.losses(run.folder)] == losses
 
 
-KILLED = """
-import os, signal
-from transformers import TrainerCallback
-import test_stages as here
-from helpers import training
+def killed_in_the_second_stage() -> None:
+    """What a process runs that gets kill -9 after step 7."""
+    prepare = training.prepare
 
-class Kill(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 7:
-            os.kill(os.getpid(), signal.SIGKILL)
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 7:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-prepare = training.prepare
-def prepare_and_kill(*arguments):
-    trainer = prepare(*arguments)
-    trainer.add_callback(Kill())
-    return trainer
+    def prepare_and_kill(*arguments):
+        trainer = prepare(*arguments)
+        trainer.add_callback(Kill())
+        return trainer
 
-training.prepare = prepare_and_kill
-here.trained_in(here.two_stages())
-"""
+    training.prepare = prepare_and_kill
+    trained_in(two_stages())
 
 
 def test_killed_in_its_second_stage_it_goes_on_to_the_same_adapter(
     in_two_stages, workspace, tiny_llama, monkeypatch, capsys
 ):
     monkeypatch.setenv("COURSE_MODEL", str(tiny_llama))
-    paths = os.pathsep.join(map(str, [Path(__file__).parents[2], Path(__file__).parent]))
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED],
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = forked.Process(killed_in_the_second_stage)
+    said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
     run = trained_in(two_stages())
     assert "Going on from checkpoint-5." in capsys.readouterr().out
     tiny_run.assert_same_adapter(run, in_two_stages)

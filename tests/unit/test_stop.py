@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import tiny_run
@@ -12,7 +13,7 @@ import torch
 from full_disk import files_limited_to
 from transformers import TrainerCallback
 
-from helpers import adapting, answering, asked, earlier, keeping, models, runs, training
+from helpers import adapting, answering, asked, earlier, keeping, models, progress, runs, training
 from helpers import workspace as places
 from helpers.errors import CourseError
 from helpers.panel import Panel
@@ -133,6 +134,38 @@ def test_a_relative_of_a_run_is_compared_as_a_whole_only(workspace, rows, traine
             earlier.variant(runs.latest(), rows, **changed)
     assert runs.latest().folder.name == trained.run.folder.name
     assert earlier.variant(runs.latest(), rows, **changed).record["status"] == "finished"
+
+
+def test_a_relative_that_skipped_other_numbers_of_updates_is_said_to_have(
+    workspace, rows, trained, capsys
+):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    run = runs.latest()
+    other = run.folder.with_name("other")
+    shutil.copytree(run.folder, other)
+    changed = replace(tiny_run.CHOICE, patience=2).to_dict()
+    for skipped in (0, 3):
+        runs.write(other, run.record | {"choice": changed, "skipped_updates": skipped})
+        assert earlier.variant(run, rows, patience=2).folder == other
+        said = capsys.readouterr().out
+        assert ("Updates skipped: 0 in r4-alpha8, 3 in other" in said) == bool(skipped), said
+
+
+def test_nothing_of_a_training_that_was_broken_off_is_in_the_next_one(workspace, rows):
+    """On a GPU, float16's scaler too: accelerate makes it with its first scale, 65,536; on a CPU it makes none."""
+    _, _, trainer = tiny_run.build(rows)
+    trainer.add_callback(PressStop(1, times=2))
+    broken_off(trainer, rows)
+    left, accelerator = trainer.optimizer, trainer.accelerator
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    with progress.afresh(trainer):
+        assert trainer.optimizer is trainer.lr_scheduler is None
+        assert trainer.accelerator is not accelerator and trainer.accelerator.scaler is None
+    trainer.accelerator, trainer.optimizer = accelerator, left
+    # The learning rate begins at 0: after one step the adapter is untrained, and may begin again.
+    trainer.add_callback(PressStop(2))
+    assert training.train(trainer, tiny_run.CHOICE, rows).record["step"] == 3
+    assert trainer.optimizer is not left and trainer.optimizer.scaler is None
 
 
 def test_stop_in_the_last_step_is_a_finished_run(workspace, rows, trained):
@@ -338,8 +371,6 @@ def test_where_no_checkpoint_fits_on_the_disk_it_says_that_nothing_is_saved(work
 )
 def test_a_full_disk_is_known_in_the_words_of_rust_too(workspace, rows, text):
     """As the tokenizers library puts it, in an exception of no kind."""
-    from helpers import progress
-
     _, _, trainer = tiny_run.build(rows)
     with pytest.raises(CourseError, match="Make room"), progress.writing(trainer, workspace):
         raise Exception(text)  # noqa: TRY002

@@ -1,17 +1,18 @@
 """Training with the workspace on Drive: on this machine's disk, with copies on Drive that another machine goes on from."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 
-import drives
+import course_on_drive
 import pytest
 import tiny_run
 from transformers import TrainerCallback
 
-from helpers import copier, copies, runs
+from helpers import copier, copies, earlier, runs
 from helpers import workspace as places
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
@@ -34,9 +35,7 @@ tiny_run.fit(callback=Break())
 
 @pytest.fixture
 def drive(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_LOCAL", str(tmp_path / "this machine"))
-    with drives.in_memory(monkeypatch) as folder:
-        monkeypatch.setenv("COURSE_WORKSPACE", str(folder / "mein Kurs, 課程"))
+    with course_on_drive.mounted(monkeypatch, tmp_path) as folder:
         yield folder
 
 
@@ -64,14 +63,13 @@ def test_a_drive_that_vanishes_in_the_middle_leaves_the_run_on_this_machine(
     drive, trained, capsys, monkeypatch
 ):
     monkeypatch.setattr(copier, "COPY_SECONDS", 0)
-    away = drive.with_name(f"{drive.name} away")
 
     class Vanish(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 12:
-                drive.rename(away)
+                gone.enter_context(course_on_drive.away())
 
-    try:
+    with contextlib.ExitStack() as gone:
         fitted = tiny_run.fit(callback=Vanish())
         said = capsys.readouterr().out
         assert said.count("Nothing was copied to Drive") == 1 and "stays on this machine" in said
@@ -80,8 +78,7 @@ def test_a_drive_that_vanishes_in_the_middle_leaves_the_run_on_this_machine(
         )
         tiny_run.assert_same_adapter(fitted.run, trained.run)
         assert not drive.exists()
-    finally:
-        away.rename(drive)
+        assert earlier.finished_run() == fitted.run
     (home,) = places.path("runs").iterdir()
     assert runs.read(home)["status"] == "started" and copies._listed(home / "kept-a")["step"]
     again = tiny_run.training.train(fitted.trainer, tiny_run.CHOICE, tiny_run.conversations())

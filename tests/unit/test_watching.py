@@ -149,6 +149,9 @@ def test_after_stop_there_is_a_point_and_resuming_goes_on_with_the_points(build,
     stopped.train()
     before = watching.points(stopped.state.log_history)
     assert [step for step, _ in before] == [0, 2]
+    assert [
+        entry.get("added") for entry in stopped.state.log_history if "heldout_loss" in entry
+    ] == [None, True]
     resumed = build(look)
     resumed.train(resume_from_checkpoint=f"{resumed.args.output_dir}/checkpoint-2")
     after = watching.points(resumed.state.log_history)

@@ -1,4 +1,4 @@
-"""Train the tiny Llama as notebook 05 trains its model. As a script: the same, killed or waiting in the middle."""
+"""Train the tiny Llama as notebook 05 trains its model; or the same, killed or waiting in the middle."""
 
 import os
 import signal
@@ -64,13 +64,14 @@ def assert_same_adapter(run: runs.Run, expected: runs.Run) -> None:
     assert all((found[name] == whole[name]).all() for name in whole)
 
 
-if __name__ == "__main__":
+def fit_and_break_off(wait: bool = False) -> None:
+    """A training whose process gets kill -9 after step 22, or waits there until a test kills it."""
     from transformers import TrainerCallback
 
     class Break(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == KILLED_AFTER:
-                if sys.argv[1] == "wait":
+                if wait:
                     print("waiting", flush=True)
                     time.sleep(600)
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -17,11 +17,13 @@ def two_summaries():
 
 
 def selection_view():
+    from helpers import traits
+
     assert [view.sort.value, *view.sort.options] == ["simple", "simple", "advanced"]
     view.sort.value = "advanced"
     assert "in rings: advanced" in view.view.value and "Short answer" in view.readout.value
     view.sort.value = "simple"
-    few = [one.facts[f"answers of ≤ {picks.FEW_WORDS} words"] for one in view.picks.values()]
+    few = [one.facts[f"answers of ≤ {traits.FEW_WORDS} words"] for one in view.picks.values()]
     assert few[0] > few[1] == 0
 
 
