@@ -14,7 +14,9 @@ import tempfile
 
 import common
 
-ROWS = 60
+ROWS = 100
+# float16's loss scale begins here, above PyTorch's 65,536, at which this random model skips no update: some must be.
+SCALE = 2.0**24
 # Of a loss in float16. The same kernels see the same rows in the same order, so more would be another training.
 TOLERANCE = 5e-4
 
@@ -50,6 +52,8 @@ def watched(found: dict, failures: list[str]):
     found |= {"course": curves(trainer), "heldout": runs.losses(run.folder, "heldout_loss")}
     found |= {name: run.record[name] for name in ("steps", "updates", "skipped_updates", "best")}
     skipped = sum(not math.isfinite(norm) for norm in found["course"]["grad_norm"])
+    if not 0 < skipped < found["steps"]:
+        failures.append(f"{skipped} of {found['steps']} updates were skipped: that shows nothing")
     if (run.record["updates"] + skipped, run.record["skipped_updates"]) != (
         found["steps"],
         skipped,
@@ -138,13 +142,25 @@ def plain(found: dict, failures: list[str], choice, arguments) -> None:
         failures.append("other updates were skipped than by Unsloth and TRL alone")
 
 
+def begin_with(scale: float) -> None:
+    """Let the gradient scaler of every later training begin with this loss scale."""
+    import torch
+
+    class Scaler(torch.amp.GradScaler):
+        def __init__(self, device: str = "cuda"):
+            super().__init__(device, init_scale=scale)
+
+    torch.amp.GradScaler = Scaler
+
+
 def main() -> None:
     common.need_t4_mode()
     os.environ["COURSE_WORKSPACE"] = tempfile.mkdtemp()
     failures: list[str] = []
     from helpers import models  # noqa: F401  (Unsloth, before any of what it changes)
 
-    found: dict = {}
+    found: dict = {"first loss scale": SCALE}
+    begin_with(SCALE)
     choice, arguments = watched(found, failures)
     common.save("watched", found | {"failures": failures})
     plain(found, failures, choice, arguments)
