@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+from functools import cache
 
 import pytest
 import tiny_run
@@ -564,6 +565,25 @@ def embedded():
     return small_model.folder()
 
 
+@pytest.fixture(scope="module")
+def read_once():
+    """Transformers reads the package's file four times a conversion, and makes the map of its names 400 times."""
+    import gguf
+
+    readers, read = [], gguf.GGUFReader
+
+    def same_reader(path):
+        # Its hash has been checked: it is the same file each time.
+        if not readers:
+            readers.append(read(path))
+        return readers[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "GGUFReader", same_reader)
+        patch.setattr(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
+        yield
+
+
 def unchanged(folder) -> dict:
     return {file.name: (file.stat().st_mtime_ns, file.stat().st_size) for file in folder.iterdir()}
 
@@ -607,7 +627,9 @@ def test_the_small_model_s_tokens_are_set_right_and_it_answers_in_4_bits(embedde
 
 
 @pytest.mark.slow
-def test_damage_to_the_small_model_s_weights_is_noticed_and_repaired(embedded, workspace, capsys):
+def test_damage_to_the_small_model_s_weights_is_noticed_and_repaired(
+    embedded, workspace, read_once, capsys
+):
     folder = shutil.copytree(embedded, workspace / "models" / "smollm2-135m")
     with (folder / "model.safetensors").open("r+b") as weights:
         weights.seek(-1000, os.SEEK_END)
@@ -673,7 +695,9 @@ def test_damage_to_any_of_the_small_model_s_files_is_noticed(
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_while_the_small_model_is_written_leaves_no_half_of_it(workspace):
+def test_a_disk_that_fills_while_the_small_model_is_written_leaves_no_half_of_it(
+    workspace, read_once
+):
     # The download fits below this, and the weights (269 MB) do not.
     folder = workspace / "models" / presets.EMBEDDED
     with files_limited_to(150_000_000):
