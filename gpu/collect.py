@@ -30,10 +30,21 @@ PARTS = (
     "agree",
     "again",
     "resume",
+    "watched",
     "notebooks",
 )
 # On a GPU, each as a whole; the notebooks have a date each.
-MEASURED = ("probes", "speed", "grid", "t4_path", "t4_kernels", "agree", "again", "resume")
+MEASURED = (
+    "probes",
+    "speed",
+    "grid",
+    "t4_path",
+    "t4_kernels",
+    "agree",
+    "again",
+    "resume",
+    "watched",
+)
 # The limit of a run that does not name its own: what a T4 had with an older driver.
 EARLIER_LIMIT_GIB = round(common.presets.OLDER_T4_MEMORY_GIB - common.presets.CUDA_CONTEXT_GIB, 3)
 # What a GPU machine without network, and not a T4, cannot show.
@@ -241,6 +252,7 @@ def rows(results: dict) -> list[tuple[str, str]]:
         ("agree", agree_rows),
         ("again", again_rows),
         ("resume", resume_rows),
+        ("watched", watched_rows),
     ):
         if part in results:
             said += say(results[part])
@@ -462,6 +474,17 @@ def resume_rows(part: dict) -> list[tuple[str, str]]:
             found if same and not part.get("failures") else without(part),
         )
     ]
+
+
+def watched_rows(part: dict) -> list[tuple[str, str]]:
+    steps, skipped = part.get("steps"), part.get("skipped_updates")
+    found = (
+        f"all {steps} losses and gradient norms are identical, and the same {skipped} updates were skipped"
+        if part["course"] == part.get("plain")
+        else f"losses differ by {part.get('largest difference of a loss', 'an unknown amount'):.1g} at most"
+    )
+    about = "a training that is watched and kept beside Unsloth and TRL alone"
+    return [(about, without(part) if part.get("failures") else found)]
 
 
 def notes(results: dict) -> list[str]:

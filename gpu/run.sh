@@ -2,7 +2,7 @@
 # Run GPU scripts of this folder, also on a machine without network: `gpu/run.sh [SCRIPT [ARGUMENT …]]`.
 #
 #   run.sh                  everything, one after the other
-#   run.sh speed            one of: probes speed grid t4_path t4_kernels agree again resume notebooks
+#   run.sh speed            one of: probes speed grid t4_path t4_kernels agree again resume watched notebooks
 #   run.sh notebooks 05 06  some notebooks
 #   run.sh grid --jobs 4    several at once (grid and notebooks), on a GPU with room for them
 #
@@ -38,7 +38,7 @@ if [ $# -gt 0 ]; then
   exec python3 "gpu/$script.py" "$@"
 fi
 failed=0
-for script in probes speed grid t4_path t4_kernels agree again resume notebooks; do
+for script in probes speed grid t4_path t4_kernels agree again resume watched notebooks; do
   python3 "gpu/$script.py" || failed=1
 done
 python3 gpu/collect.py

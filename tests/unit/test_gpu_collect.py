@@ -738,7 +738,7 @@ def test_models_are_made_where_they_are_missing_and_then_everything_runs(checkou
     assert scripts[2:] == [
         *("common.py", "probes.py", "speed.py", "grid.py", "t4_path.py", "t4_kernels.py"),
         "agree.py",
-        *("again.py", "resume.py", "notebooks.py", "collect.py"),
+        *("again.py", "resume.py", "watched.py", "notebooks.py", "collect.py"),
     ]
     done = checkout.sh("run.sh", "notebooks", "05", "--jobs", "2", MODELS=str(models))
     last = (checkout.folder / "calls").read_text().splitlines()[-1]

@@ -93,3 +93,19 @@ def keep_choice():
 
 def with_preamble():
     assert again["id"] == simple["id"]
+
+
+def measured_sets():
+    kinds = {"simple", "advanced", "random", "random in house style"}
+    assert set(measured["sets"]) == kinds
+
+    def loss(kind):
+        return sum(run["loss"] for run in measured["sets"][kind]["same_steps"])
+
+    # As the text below says of them.
+    assert loss("advanced") < loss("simple") - 0.5
+    assert abs(loss("advanced") - loss("random in house style") / 3) < 0.05
+    assert (
+        measured["sets"]["advanced"]["house_style"] == [1] == [measured["heldout_in_house_style"]]
+    )
+    assert measured["sets"]["simple"]["house_style"] == [0]
