@@ -4,10 +4,9 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import course_on_drive
+import forked
 import pytest
 import tiny_run
 from transformers import TrainerCallback
@@ -17,20 +16,11 @@ from helpers import workspace as places
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
 
-KILLED = """
-import sys, pathlib
-sys.path[:0] = sys.argv[1:3]
-from helpers import copier, workspace
-workspace.DRIVE, copier.COPY_SECONDS = pathlib.Path(sys.argv[3]), 0
-import os, signal
-import tiny_run
-from transformers import TrainerCallback
-class Break(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == tiny_run.KILLED_AFTER:
-            os.kill(os.getpid(), signal.SIGKILL)
-tiny_run.fit(callback=Break())
-"""
+
+def killed_with(drive) -> None:
+    """What a machine does that goes away in the middle of a training, with Drive mounted there."""
+    places.DRIVE, copier.COPY_SECONDS = drive, 0
+    tiny_run.fit_and_break_off()
 
 
 @pytest.fixture
@@ -42,10 +32,9 @@ def drive(tmp_path, monkeypatch):
 def test_a_run_that_was_killed_goes_on_on_another_machine_and_ends_bit_for_bit_the_same(
     drive, trained, resume, capsys
 ):
-    kit = places.KIT
-    command = [sys.executable, "-c", KILLED, str(kit), str(kit / "tests" / "unit"), str(drive)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = forked.Process(killed_with, drive)
+    said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
     (home,) = places.path("runs").iterdir()
     assert {p.name for p in home.iterdir()} >= {"kept-a", "kept-b", "run.json"}
     assert not list(home.glob("checkpoint-*"))
