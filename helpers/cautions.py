@@ -51,6 +51,8 @@ def extremes(choice: Choice, config: "PretrainedConfig") -> list[str]:
         value, said = getattr(choice, name), name
         if value is None:
             continue
+        if name == "num_train_epochs" and choice.stages:
+            value = max(epochs for _, epochs in choice.stages)
         if name == "lora_alpha" and choice.use_rslora:
             # As plain LoRA with alpha · √r: alpha / √r is alpha · √r / r.
             value, said = value * math.sqrt(choice.r), "lora_alpha · √r"

@@ -188,7 +188,8 @@ def write_training_config(path: str | Path, record: dict) -> Path:
         "warmup_steps": record["warmup_steps"],
         "num_train_epochs": choice.num_train_epochs,
         "learning_rate": record["learning_rate"],
-        "optim": presets.TRAINING["optim"],
+        # Without a GPU Unsloth takes another than was asked for.
+        "optim": record.get("optim", presets.TRAINING["optim"]),
         "weight_decay": presets.TRAINING["weight_decay"],
         "lr_scheduler_type": presets.TRAINING["lr_scheduler_type"],
         "seed": presets.TRAINING["seed"],

@@ -27,6 +27,7 @@ import hashlib
 import json
 import random
 import statistics
+from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import extremes  # Unsloth first
@@ -94,8 +95,9 @@ def gpu() -> str | None:
 
 # ------------------------------------------------------------------------------------------- training
 def once(rows: "Dataset", steps: int, epoch: Epoch, heldout: "Dataset", model: str) -> dict:
-    """`trained`, or what it gave before for the same rows, held-out rows, steps, model and GPU."""
-    asked = json.dumps([model, gpu(), steps, rows.to_list(), heldout.to_list()], sort_keys=True)
+    """`trained`, or what it gave before for the same rows, held-out rows, steps, choice, model and GPU."""
+    on = [model, gpu(), asdict(Choice()), steps, rows.to_list(), heldout.to_list()]
+    asked = json.dumps(on, sort_keys=True)
     key = hashlib.sha256(asked.encode()).hexdigest()[:16]
     done = json.loads(DONE.read_text(encoding="utf-8")) if DONE.exists() else {}
     if key not in done:
@@ -210,7 +212,7 @@ def meaning(found: dict) -> list[str]:
             if one[0] < alike[0]
             else "higher than in each draw"
             if one[0] > alike[-1]
-            else "between the draws, so no better than chance among such rows"
+            else "between the draws, which cannot tell it from chance"
         )
         lines.append(
             f"The {way.replace('_', ' ')}: {wins} ({spread(one)} against {spread(short)}). Beside rows of that form "

@@ -36,6 +36,8 @@ MOMENTS = {
     "the best adapter": "partial-best",
     "the adapter at the end": "adapter_model.safetensors",
 }
+# The folder of the unit tests' training.
+RUN = "r4-alpha8"
 # From one training to the next it is killed so many times.
 KILLS_A_RUN = 4
 # No training of the tiny Llama takes longer.
@@ -91,7 +93,7 @@ def finish(workspace: Path, model: Path) -> str:
 
 def kill_at(workspace: Path, model: Path, moment: str, drawn: random.Random) -> bool:
     """Kill a training where a file appears, a random time of up to 2 ms later; False if it ended before that."""
-    run = workspace / "runs" / "r4-alpha8"
+    run = workspace / "runs" / RUN
     for mark in run.glob("step-*"):
         mark.unlink()
     steps = {"first": drawn.randint(1, 4), "step": drawn.randint(5, 23), "saved": saved(run, drawn)}
@@ -128,9 +130,9 @@ def outcome(workspace: Path) -> Whole:
 
     from helpers import runs
 
-    run = runs.latest()
-    losses, heldout = runs.losses(run.folder), runs.losses(run.folder, "heldout_loss")
-    return Whole(tiny_run.adapter(run.folder), losses, heldout, run.record["best"])
+    folder = workspace / "runs" / RUN
+    losses, heldout = runs.losses(folder), runs.losses(folder, "heldout_loss")
+    return Whole(tiny_run.adapter(folder), losses, heldout, runs.read(folder)["best"])
 
 
 def differences(found: Whole, whole: Whole) -> list[str]:
@@ -152,9 +154,17 @@ def killed_run(
         the moments that came (the last ones may not, where the training had little left), and what it left, or why it
         did not go on.
     """
-    came = [moment for moment in moments if kill_at(workspace, model, moment, drawn)]
+    came, ended = [], False
+    for moment in moments:
+        if ended := not kill_at(workspace, model, moment, drawn):
+            break  # it came to its end before that moment
+        came.append(moment)
     try:
-        finish(workspace, model)
+        if not ended:
+            finish(workspace, model)
+        found = [one.name for one in (workspace / "runs").iterdir()]
+        if found != [RUN]:
+            raise RuntimeError(f"it did not go on, but began anew: {', '.join(found)}")
         return came, outcome(workspace)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         return came, str(error)
