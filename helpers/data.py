@@ -95,7 +95,7 @@ def _unusable_row(source: str, number: int, error: Unusable) -> CourseError:
         f"{source}, row {number}: {error}.",
         'A row is {"id": …, "conversations": [{"role": …, "content": …}, …], "score": …}, or has the fields of '
         "Alpaca (instruction, input, output) or TRL (prompt, completion).",
-        "Mend or delete that row. Or leave such rows out: load_conversations(…, skip_unusable=True).",
+        "Mend or delete that row. Where a cell of yours reads the file, load_conversations(…, skip_unusable=True) leaves such rows out.",
     )
 
 

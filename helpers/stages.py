@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from helpers.runs import Run
 
 
+# The small model takes some three minutes for 200 on two cores: more than a day for so many.
+MOST = 100_000
+
+
 @dataclass(frozen=True)
 class Stage:
     """Conversations, and how often they are passed over: 0.5 is a random half of them, once.
 
     Raises:
-        CourseError: none or more than 100 conversations, one of them twice, or epochs that are no number above 0.
+        CourseError: none or more than 100 conversations, one of them twice, epochs that are no number above 0, or far too many.
     """
 
     rows: "Dataset"
@@ -38,6 +42,12 @@ class Stage:
     def __post_init__(self):
         selection.check_rows(self.rows)
         object.__setattr__(self, "epochs", check_positive("epochs", self.epochs))
+        if len(self.rows) * self.epochs > MOST:
+            raise CourseError(
+                f"A stage of {len(self.rows)} conversations and {self.epochs:g} epochs is too long.",
+                f"Beyond {MOST:,} conversations, each counted as often as it is passed over, no free machine comes to an end.",
+                "Choose fewer epochs; 1 to 3 are common.",
+            )
 
 
 class Plan(NamedTuple):

@@ -125,6 +125,10 @@ def test_one_id_for_two_conversations_is_refused():
     assert "'row_1'" in message and "two different conversations" in message
 
 
+def test_a_stage_that_would_never_end_is_refused():
+    assert "epochs is too long" in refusal(Stage, numbered(*range(10)), 1e9)
+
+
 @pytest.mark.parametrize("epochs", [0, -1, True, "2", float("nan"), None])
 def test_epochs_that_are_no_number_above_0_are_refused(epochs):
     assert "epochs" in refusal(Stage, numbered(1), epochs)
