@@ -217,9 +217,9 @@ def summary(results: dict) -> str:
 
 
 def outdated(results: dict) -> list[str]:
-    """Which parts were measured with earlier helpers, or with other versions than the head names."""
+    """Which parts were measured with earlier versions of their helpers, or with other packages than the head names."""
     parts = {part: results[part].get("run", {}) for part in MEASURED if part in results}
-    older = [part for part, run in parts.items() if run.get("helpers") != common.helpers_hash()]
+    older = [part for part, run in parts.items() if run.get("helpers") != common.helpers_hash(part)]
     named = results["machine"]["versions"]
     other = [part for part, run in parts.items() if run.get("versions", named) != named]
     said = [f"Helpers have changed since {' and '.join(older)} ran"] if older else []
@@ -268,9 +268,10 @@ def notebook_rows(part: dict) -> list[tuple[str, str]]:
     changed = [one for one in books if one.get("code") != here(one["notebook"])]
     if changed:
         ran += f"; cells changed since in {', '.join(one['notebook'][:2] for one in changed)}"
-    helpers = common.helpers_hash()
-    if any(one.get("helpers") != helpers for one in books if one not in changed):
-        ran += ", with an earlier version of the helpers"
+    same = [one for one in books if one not in changed]
+    older = [one for one in same if one.get("helpers") != common.helpers_hash(one["notebook"])]
+    if older:
+        ran += f"; helpers changed since in {', '.join(one['notebook'][:2] for one in older)}"
     host = max((one.get("peak_host_gib", 0) for one in books), default=0)
     gpu = max((one.get("peak_gpu_gib", 0) for one in books), default=0)
     return [

@@ -1,7 +1,9 @@
 """Shared by the GPU scripts: where models and results lie, what machine this is, rows of a wanted length."""
 
+import ast
 import contextlib
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -9,6 +11,7 @@ import os
 import platform
 import queue
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +43,8 @@ SHAPES = {
     # Two layers as wide as the 7B's: its kernels, in a second.
     "llama-wide": presets.MODELS["llama-2-7b"].shape | {"num_hidden_layers": 2},
 }
+# What gpu/notebooks.py imports in every kernel, before a notebook's own cells.
+BEFORE_CELLS = "from helpers import t4_mode as _t4_mode"
 PACKAGES = (
     *("torch", "triton", "unsloth", "unsloth_zoo", "transformers", "trl", "peft", "bitsandbytes"),
     *("accelerate", "datasets"),
@@ -48,7 +53,8 @@ PACKAGES = (
 
 def save(name: str, content: dict, **about) -> None:
     """Write one script's results as JSON; under `run` stands when and with what they were measured."""
-    run = provenance() | about
+    # A piece such as grid-3 is its script's.
+    run = provenance(name.split("-")[0]) | about
     RESULTS.mkdir(parents=True, exist_ok=True)
     # A script that is cut off while it writes must not leave half a file.
     half = RESULTS / f"{name}.tmp"
@@ -56,8 +62,8 @@ def save(name: str, content: dict, **about) -> None:
     half.replace(RESULTS / f"{name}.json")
 
 
-def provenance() -> dict:
-    """Date, GPU, its memory limit, helpers and versions of a measurement that is made now."""
+def provenance(name: str) -> dict:
+    """Date, GPU, its memory limit, helpers and versions of a part or a notebook that is measured now."""
     gpu = (ask_gpu("name") or [None])[0]
     versions = {name: _version(name) for name in PACKAGES}
     return {
@@ -65,7 +71,7 @@ def provenance() -> dict:
         "gpu": gpu,
         "limit_gib": LIMIT_GIB,
         "code_path": code_path(),
-        "helpers": helpers_hash(),
+        "helpers": helpers_hash(name),
         "versions": versions,
     }
 
@@ -90,20 +96,60 @@ def merge(old: list[dict], new: list[dict]) -> list[dict]:
     return [found[name] for name in sorted(found)]
 
 
-def helpers_hash() -> str:
-    """A short hash of the code that notebooks and GPU scripts import."""
+def helpers_hash(name: str) -> str:
+    """A short hash of the helpers behind a part of the results ("grid") or a notebook ("05_train")."""
     folder, seen = KIT / "helpers", hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        name = path.relative_to(folder).as_posix()
-        seen.update(f"{name}\0{path.read_text(encoding='utf-8')}\0".encode())
+    for path in needed_helpers(name):
+        file = path.relative_to(folder).as_posix()
+        seen.update(f"{file}\0{path.read_text(encoding='utf-8')}\0".encode())
     return seen.hexdigest()[:16]
+
+
+def needed_helpers(name: str) -> list[Path]:
+    """The helpers that a part's script or a notebook imports, directly or through scripts and helpers, sorted."""
+    waiting, found = [code_of(name)], set()
+    while waiting:
+        for module in imported(waiting.pop()):
+            folder = KIT if module.startswith("helpers.") else KIT / "gpu"
+            path = folder / f"{module.replace('.', '/')}.py"
+            if path not in found and path.is_file():
+                found.add(path)
+                waiting.append(path.read_text(encoding="utf-8"))
+    return sorted(path for path in found if KIT / "helpers" in path.parents)
+
+
+@functools.cache
+def imported(code: str) -> frozenset[str]:
+    """All that Python code imports, also inside functions: modules, and MODULE.NAME of each name from one."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
+
+
+def code_of(name: str) -> str:
+    """The Python that a notebook runs on a GPU, or the script that gives a part."""
+    notebook = KIT / "notebooks" / f"{name}.ipynb"
+    if notebook.exists():
+        code = "\n".join([BEFORE_CELLS, *code_cells(notebook)])
+        # Lines of IPython's, which Python cannot read.
+        return re.sub(r"(?m)^([ \t]*)[%!].*$", r"\1pass", code)
+    script = "common" if name == "machine" else name
+    return (KIT / "gpu" / f"{script}.py").read_text(encoding="utf-8")
+
+
+def code_cells(notebook: Path) -> list[str]:
+    """The code of each code cell of a notebook."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 def code_hash(notebook: Path) -> str:
     """A short hash of a notebook's own code: every code cell but the two that all notebooks open with."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"][2:]
-    return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
+    return hashlib.sha256("\0".join(code_cells(notebook)[2:]).encode()).hexdigest()[:16]
 
 
 def gpu_ids() -> list[str]:

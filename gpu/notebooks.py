@@ -33,7 +33,7 @@ LONGEST = ("07", "06", "00", "05")
 WATCH = f"""
 import os as _os, threading as _threading, time as _time, sys as _sys
 _sys.path.insert(0, {str(common.KIT)!r})
-from helpers import t4_mode as _t4_mode
+{common.BEFORE_CELLS}
 if _os.environ.get("COURSE_T4") == "1":
     _t4_mode.before_unsloth()
 _peak = [0]
@@ -95,7 +95,7 @@ def run_apart(
 ) -> dict:
     """`run` in a process and a workspace of its own, or one that is kept; a verdict also where that process ends early."""
     found = {"notebook": path.stem, "code": common.code_hash(path)}
-    found |= common.provenance() | {"at_once": jobs}
+    found |= common.provenance(path.stem) | {"at_once": jobs}
     # A kernel that is just being ended may still write.
     new = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     place = contextlib.nullcontext(str(kept / path.stem)) if kept else new

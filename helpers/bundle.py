@@ -3,12 +3,13 @@
 import contextlib
 import errno
 import json
+import os
 import re
 import shutil
 import zipfile
 from pathlib import Path
 
-from helpers import checkpoints, copies, manifests, runs, workspace
+from helpers import checkpoints, copies, manifests, records, runs, workspace
 from helpers.errors import CourseError
 from helpers.trainer_files import ADAPTER
 
@@ -22,15 +23,19 @@ SAME = ("model", "choice", "ids", "data", "status")
 DAMAGED = (ValueError, zipfile.BadZipFile, EOFError, KeyError, RuntimeError)
 
 
-def as_zip(run: runs.Run) -> Path:
+def as_zip(run: str | runs.Run) -> Path:
     """Pack a run with its adapter, record and losses, and pred.json if it is there; print where and how large.
 
-    An unfinished run takes its newest checkpoint along, to go on elsewhere. `from_zip` brings it back.
+    An unfinished run takes its newest checkpoint along, to go on elsewhere. `from_zip` brings it back. On Drive, that
+    checkpoint may be in a copy: it is brought to this machine first.
+
+    Args:
+        run: a run, or its name.
 
     Raises:
-        CourseError: the run's folder is gone, or the disk is full.
+        CourseError: there is no such run, its folder is gone or its record damaged, the disk is full, or an unfinished run has no whole checkpoint.
     """
-    folder = run.folder
+    folder = run.folder if isinstance(run, runs.Run) else records.folder_of(run)
     target = workspace.local() / f"{folder.name}.zip"
     partial = target.with_suffix(".partial")
     try:
@@ -58,15 +63,31 @@ def as_zip(run: runs.Run) -> Path:
 
 
 def _sources(folder: Path) -> dict[str, Path]:
-    """What goes into the zip, by its name there."""
-    sources = manifests.inside(folder) | manifests.inside(folder / "best", "best/")
-    if "run.json" not in sources:
+    """What goes into the zip, by its name there; CourseError for an unfinished run without a checkpoint."""
+    if not (folder / "run.json").is_file():
         raise FileNotFoundError(errno.ENOENT, f"there is no run.json in {folder}")
-    # Of a run on Drive the checkpoints are on this machine's disk.
-    place = copies.place(folder)
-    place = place if place.is_dir() else folder
-    checkpoint = None if runs.is_finished(folder) else runs.newest_checkpoint(place)
-    return sources | (manifests.inside(checkpoint, f"{checkpoint.name}/") if checkpoint else {})
+    try:
+        _record(folder)
+    except ValueError as error:
+        raise CourseError(
+            f"The run {folder.name} cannot be packed: {error}.",
+            "The file was cut off or edited by hand, and on another machine the zip would be refused.",
+            "Put the file back, or pack another run.",
+        ) from error
+    # Of an unfinished run on Drive, checkpoints and best adapter are on this machine, or in the copies.
+    place = folder if runs.is_finished(folder) else copies.bring(folder)
+    if runs.is_finished(place):  # it may have ended while Drive was away
+        return manifests.inside(place) | manifests.inside(place / "best", "best/")
+    checkpoint = runs.newest_checkpoint(place)
+    if checkpoint is None:
+        raise CourseError(
+            f"The run {folder.name} is not finished, and has no whole checkpoint.",
+            "It ended before its first checkpoint was saved, or its checkpoints were deleted or damaged. Its zip could "
+            "not go on anywhere.",
+            "Run the cell that trains it again; then this one.",
+        )
+    sources = manifests.inside(folder) | manifests.inside(place / "best", "best/")
+    return sources | manifests.inside(checkpoint, f"{checkpoint.name}/")
 
 
 def from_zip(path: str | Path) -> runs.Run:
@@ -77,6 +98,12 @@ def from_zip(path: str | Path) -> runs.Run:
     Raises:
         CourseError: it is no zip of a run, or damaged, or the disk is full. Nothing has changed then.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise CourseError(
+            f"{path!r:.60} is no path of a zip.",
+            "bundle.as_zip(run) prints the path of the zip that it makes.",
+            'Write that path, in quotes: bundle.from_zip("r16-alpha16.zip").',
+        )
     path, parent = Path(path).expanduser(), workspace.make(workspace.path("runs"))
     beside = parent / PARTIAL
     shutil.rmtree(beside, ignore_errors=True)
@@ -153,9 +180,9 @@ def _same(parent: Path, record: dict, files: manifests.Files) -> Path | None:
 
 
 def _free(parent: Path, name: str) -> Path:
-    """A folder in ``parent`` that is not there yet, of this name or with a number."""
+    """A folder in ``parent`` that is not there yet, or empty, of this name or with a number."""
     folder, number = parent / name, 1
-    while folder.exists():
+    while folder.exists() and any(folder.iterdir()):
         number += 1
         folder = parent / f"{name}-{number}"
     return folder

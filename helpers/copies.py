@@ -1,7 +1,7 @@
 """Copies of a run on Google Drive, which outlive this machine: made while it trains and at the end, and brought back.
 
 Where the workspace is on Drive, a run is trained in a folder on this machine's disk (`place`). Its newest checkpoint
-goes to Drive every few minutes (`copier`), in turn into ``kept-a`` and ``kept-b``, so that one of the two is always
+goes to Drive now and then (`copier`), in turn into ``kept-a`` and ``kept-b``, so that one of the two is always
 whole. Files there are written over and not deleted: Drive's trash would keep what is deleted, and count it.
 
 A hash is compared with what the mounted folder gives back; Google's own upload from there goes on for a while.
@@ -57,6 +57,8 @@ def announce(local: Path, home: Path) -> None:
 def copy(local: Path, home: Path) -> int | None:
     """Copy a run's newest checkpoint to Drive, into the older one of the two folders there; return its step.
 
+    What `announce` writes is there too then: without it, `runs.folder_for` does not find the run again.
+
     Args:
         local: where the run is trained (`place`).
         home: its folder on Drive.
@@ -79,12 +81,32 @@ def copy(local: Path, home: Path) -> int | None:
         slot = min(SLOTS, key=lambda slot: known[slot]["count"])
         count = max(one["count"] for one in known.values()) + 1
         _need_room(home / slot, sources)
+        _announce_again(local, home)
         (home / slot).mkdir(exist_ok=True)
         _over(home / slot / LIST, b"{}")
         files = _put(home / slot, sources, known[slot]["files"])
         listed = {"count": count, "step": step, "files": files}
         _over(home / slot / LIST, manifests.text(listed))
     return step
+
+
+def _announce_again(local: Path, home: Path) -> None:
+    """`announce`, if the folder on Drive does not say yet which run it is: Drive was away when the training began."""
+    here, there = runs.read(local), {}
+    with contextlib.suppress(CourseError):  # it is damaged: written anew
+        there = runs.read(home)
+    if not runs.is_same(there, _which(here)):
+        there = {}
+    if there.get("status") in ("started", "finished") and (home / ABOUT[0]).is_file():
+        return
+    workspace.write_json(home / ABOUT[0], workspace.read_json(local / ABOUT[0]))
+    # Not the step of now: a run that ends here with this step would not count as ahead of the folder on Drive.
+    runs.write(home, here | {"status": "started", "step": there.get("step", 0)})
+
+
+def _which(record: dict) -> dict:
+    """The part of a run's record that says which run it is."""
+    return {name: record.get(name) for name in ("model", "choice", "ids", "data")}
 
 
 def finish(local: Path, home: Path) -> Path:
@@ -240,8 +262,7 @@ def bring(home: Path, wanted: dict | None = None) -> Path:
 def _set_other_aside(local: Path, there: dict) -> None:
     """Give the folder of another run with this name, which was left on this machine, another name."""
     here = runs.read(local)
-    wanted = {name: there.get(name) for name in ("model", "choice", "ids", "data")}
-    if not here or not there or runs.is_same(here, wanted):
+    if not here or not there or runs.is_same(here, _which(there)):
         return
     number = 1
     while (aside := local.with_name(f"another-{number}-{local.name}")).exists():
@@ -265,10 +286,12 @@ def _bring_newer(local: Path, home: Path) -> None:
             continue
         print(f"The copy of step {step} of the run {home.name} was brought from Drive.")
         return
-    # An older version of the course trained on Drive itself.
+    # `bundle.from_zip` put it there, or an older version of the course trained on Drive itself.
     if not here and (newest := runs.newest_checkpoint(home)):
-        shutil.copytree(newest, local / PARTIAL / newest.name, dirs_exist_ok=True)
-        checkpoints.put(local / PARTIAL / newest.name, local / newest.name)
+        for folder in (home / "best", newest):
+            if folder.is_dir():
+                shutil.copytree(folder, local / PARTIAL / folder.name, dirs_exist_ok=True)
+                checkpoints.put(local / PARTIAL / folder.name, local / folder.name)
 
 
 def _restore(slot: Path, local: Path, step: int, files: manifests.Files) -> None:

@@ -1,13 +1,14 @@
 """The course's workspace on a folder in place of Google Drive, for the time of a test."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import drives
 import pytest
 
-from helpers import workspace
+from helpers import claims, copies, workspace
 
 
 @contextlib.contextmanager
@@ -38,3 +39,15 @@ def away() -> Iterator[None]:
         yield
     finally:
         aside.rename(drive)
+
+
+def put_run(killed: Path, home: Path, *steps: int) -> Path:
+    """Give a run the folder that a killed training left on this machine, with some of its checkpoints."""
+    local = copies.place(home)
+    (source,) = (killed / "runs").iterdir()
+    shutil.copytree(source, local)
+    (local / claims.NAME).unlink(missing_ok=True)
+    for checkpoint in local.glob("checkpoint-*"):
+        if int(checkpoint.name[11:]) not in steps:
+            shutil.rmtree(checkpoint)
+    return local

@@ -7,12 +7,13 @@ import struct
 import zipfile
 from pathlib import Path
 
+import course_on_drive
 import pytest
 from full_disk import files_limited_to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers import bundle, manifests, runs
+from helpers import bundle, copies, manifests, runs
 from helpers import workspace as places
 from helpers.errors import CourseError
 
@@ -92,6 +93,55 @@ def test_an_unfinished_run_takes_its_newest_checkpoint_along_to_go_on(
     assert runs.newest_checkpoint(run.folder).name == "checkpoint-20"
     assert not (run.folder / "checkpoint-15").exists()
     assert not (run.folder / "training.lock").exists()
+
+
+@pytest.fixture
+def on_drive(killed, tmp_path, monkeypatch):
+    """A run in training with the workspace on Drive: its folder there, and the one on this machine."""
+    with course_on_drive.mounted(monkeypatch, tmp_path):
+        home = places.make(places.path("runs", "r4-alpha8"))
+        local = course_on_drive.put_run(killed, home, 15, 20)
+        (local / "best").mkdir(exist_ok=True)
+        (local / "best" / "best.json").write_text('{"step": 10, "loss": 2.5}')
+        copies.announce(local, home)
+        yield home, local
+
+
+@pytest.mark.parametrize("machine", ["same", "new"])
+def test_an_unfinished_run_on_drive_takes_checkpoint_and_best_adapter_along(
+    on_drive, tmp_path, monkeypatch, machine
+):
+    home, local = on_drive
+    before = {name: contents(local / name) for name in ("best", "checkpoint-20")}
+    if machine == "new":
+        copies.copy(local, home)
+        shutil.rmtree(places.local())
+    file = bundle.as_zip(runs.Run(home, runs.read(home)))
+    monkeypatch.setenv("COURSE_WORKSPACE", str(tmp_path / "another machine"))
+    folder = bundle.from_zip(file).folder
+    assert {name: contents(folder / name) for name in before} == before
+    assert runs.newest_checkpoint(folder).name == "checkpoint-20"
+    assert not (folder / "checkpoint-15").exists()
+
+
+def test_a_run_that_ended_while_drive_was_away_is_packed_as_it_ended(on_drive, trained):
+    home, local = on_drive
+    unfinished = runs.Run(home, runs.read(home))
+    shutil.copytree(trained.run.folder, local, dirs_exist_ok=True)
+    with zipfile.ZipFile(bundle.as_zip(unfinished)) as archive:
+        assert json.loads(archive.read("run.json"))["status"] == "finished"
+        assert {"adapter_model.safetensors", "best/best.json"} <= set(archive.namelist())
+        assert not [name for name in archive.namelist() if "checkpoint" in name]
+
+
+def test_an_unfinished_run_without_a_whole_checkpoint_is_not_packed(on_drive, workspace):
+    home, local = on_drive
+    copies.copy(local, home)
+    (home / "kept-a" / "checkpoint" / "optimizer.pt").write_bytes(b"")
+    shutil.rmtree(places.local())
+    message = refusal(bundle.as_zip, runs.Run(home, runs.read(home)))
+    assert "no whole checkpoint" in message and "trains it again" in message
+    assert not list(places.local().glob("*.zip"))
 
 
 def test_a_run_that_is_here_already_stays_and_another_one_gets_its_own_name(
@@ -228,6 +278,22 @@ def test_packed_tightly_twice_listed_or_encrypted_it_is_refused(packed, workspac
     for bad in (bomb, twice, locked):
         assert "not a whole zip of a run" in refusal(bundle.from_zip, bad)
     assert not any((workspace / "runs").iterdir())
+
+
+def test_a_run_may_be_named_and_what_is_none_is_said(workspace, trained):
+    shutil.copytree(trained.run.folder, workspace / "runs" / "mine")
+    assert bundle.as_zip("mine").exists()
+    for wrong in ("yours", None, 3):
+        assert "There is no run" in refusal(bundle.as_zip, wrong)
+        if not isinstance(wrong, str):
+            assert "is no path of a zip" in refusal(bundle.from_zip, wrong)
+    (workspace / "runs" / "mine" / "run.json").write_text("[]")
+    assert "is not the record of a run" in refusal(bundle.as_zip, "mine")
+
+
+def test_a_folder_that_was_made_for_a_run_and_is_empty_is_taken(packed, workspace, trained):
+    (workspace / "runs" / trained.run.folder.name).mkdir(parents=True)
+    assert bundle.from_zip(packed).folder.name == trained.run.folder.name
 
 
 def test_a_missing_zip_a_folder_and_a_gone_run_are_said(workspace, tmp_path, trained):

@@ -13,6 +13,7 @@ import course_on_drive
 import drives
 import pytest
 import tiny_run
+from course_on_drive import put_run
 from full_disk import files_limited_to
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,18 +33,6 @@ def refusal(action, *arguments) -> str:
 def drive(tmp_path, monkeypatch):
     with course_on_drive.mounted(monkeypatch, tmp_path) as folder:
         yield folder
-
-
-def put_run(killed: Path, home: Path, *steps: int) -> Path:
-    """Give a run the folder that a killed training left on this machine, with some of its checkpoints."""
-    local = copies.place(home)
-    (source,) = (killed / "runs").iterdir()
-    shutil.copytree(source, local)
-    (local / claims.NAME).unlink(missing_ok=True)
-    for checkpoint in local.glob("checkpoint-*"):
-        if int(checkpoint.name[11:]) not in steps:
-            shutil.rmtree(checkpoint)
-    return local
 
 
 @pytest.fixture
@@ -270,7 +259,9 @@ def test_a_drive_that_goes_away_in_the_middle_is_said_once_and_the_run_stays(
         assert not any((tmp_path / "drive").iterdir())
 
 
-def test_copies_come_every_five_minutes_also_where_they_take_long(monkeypatch):
+def test_the_first_copy_comes_at_once_and_then_one_every_five_minutes_also_where_they_take_long(
+    monkeypatch,
+):
     clock, made = SimpleNamespace(now=1000.0), []
     monkeypatch.setattr(copier.time, "perf_counter", lambda: clock.now)
 
@@ -284,7 +275,55 @@ def test_copies_come_every_five_minutes_also_where_they_take_long(monkeypatch):
         clock.now += 10
         callback.on_save(None, None, None)
     # Of a copy's end, and asked every 10 seconds.
-    assert [round(one - 1000) for one in made] == [300, 609, 918, 1227, 1536]
+    assert [round(one - 1000) for one in made] == [10, 319, 628, 937, 1246, 1555]
+
+
+def test_a_run_that_began_while_drive_was_away_is_found_again_by_its_first_copy(
+    home, local, use_tiny_llama, capsys
+):
+    callback = copier.Copier(local, home)
+    with course_on_drive.away():
+        callback.on_train_begin(None, None, None)
+    assert not any(home.iterdir())
+    callback.on_save(None, None, None)
+    said = capsys.readouterr().out
+    assert said.count("Nothing was copied") == 1 and "with a later checkpoint" in said
+    shutil.rmtree(places.local())
+    assert runs.folder_for(tiny_run.CHOICE, tiny_run.conversations()) == home
+    assert places.read_json(home / "conversations.json") == tiny_run.conversations().to_list()
+    assert runs.newest_checkpoint(copies.bring(home)).name == "checkpoint-20"
+
+
+@pytest.mark.parametrize(
+    ("damage", "step"), [("run.json cut off", 0), ("no conversations.json", 20), ("stopped", 12)]
+)
+def test_a_copy_mends_what_says_which_run_it_is(copied, local, damage, step):
+    expected = runs.read(copied) | {"step": step}
+    if damage == "stopped":  # on another machine, after step 12; that it goes on was not said
+        runs.write(copied, expected | {"status": "stopped"})
+    elif damage == "run.json cut off":
+        (copied / "run.json").write_text("{")
+    else:
+        (copied / "conversations.json").unlink()
+    copies.copy(local, copied)
+    assert runs.read(copied) == expected
+    assert (copied / "conversations.json").is_file()
+
+
+def test_a_run_that_another_machine_finished_is_not_called_unfinished_by_a_copy(copied, local):
+    runs.write(copied, runs.read(copied) | {"status": "finished"})
+    copies.copy(local, copied)
+    assert runs.read(copied)["status"] == "finished"
+
+
+def test_a_stopped_run_of_which_drive_took_only_the_checkpoint_is_still_found_here(
+    home, local, trained
+):
+    shutil.copy(trained.run.folder / "adapter_model.safetensors", local)
+    runs.write(local, runs.read(local) | {"status": "stopped", "step": 20})
+    assert copies.copy(local, home) == 20
+    assert runs.read(home)["status"] == "started"
+    assert [run.folder for run in earlier._only_here()] == [local]
 
 
 def test_drive_that_is_back_gets_the_copy_and_it_is_said(copied, local, monkeypatch, capsys):
@@ -365,12 +404,15 @@ def test_another_run_of_this_name_is_not_gone_on_with(copied, local, capsys):
     assert (aside / "checkpoint-20").is_dir()
 
 
-def test_a_run_that_an_older_version_trained_on_drive_itself_goes_on(killed, home, local):
+def test_a_run_that_a_zip_or_an_older_version_put_on_drive_goes_on(killed, home, local):
     shutil.rmtree(home)
     shutil.copytree(local, home)
+    (home / "best").mkdir(exist_ok=True)
+    (home / "best" / "best.json").write_text('{"step": 10, "loss": 2.5}')
     shutil.rmtree(places.local())
     assert copies.bring(home) == local
     assert runs.newest_checkpoint(local).name == "checkpoint-20"
+    assert contents(local / "best") == contents(home / "best")
     assert (home / "checkpoint-20").is_dir()
 
 

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,7 @@ import common
 
 from helpers.setup import locks
 
-HELPERS = common.helpers_hash()
-H100 = {"date": "2026-01-02", "gpu": "NVIDIA H100", "helpers": HELPERS}
+H100 = {"date": "2026-01-02", "gpu": "NVIDIA H100"}
 POINT = {
     "model": "llama-2-7b-bnb-4bit",
     "bits": 4,
@@ -76,9 +76,14 @@ RECORD = {"notebooks": {"01_a": {"minutes": 3}}, "full": {"date": "2026-01-01"}}
 MACHINE = {"gpu": "NVIDIA H100", "versions": {"torch": "2", "triton": "3", "unsloth": "4"}}
 
 
+def measured_now(name: str, **changes) -> dict:
+    """The origin of a part or a notebook that was measured with the present helpers."""
+    return H100 | {"helpers": common.helpers_hash(name)} | changes
+
+
 def verdict(name: str, **changes) -> dict:
-    code = collect.here(name)
-    return {"notebook": name, "code": code, **H100, "passed": True, "error": None} | changes
+    found = {"notebook": name, "code": collect.here(name), "passed": True, "error": None}
+    return found | (measured_now(name) if found["code"] else H100) | changes
 
 
 @pytest.fixture
@@ -98,7 +103,7 @@ def kit(tmp_path, monkeypatch):
 
     def write(**parts) -> None:
         for name, content in parts.items():
-            text = json.dumps({"run": H100} | content)
+            text = json.dumps({"run": measured_now(name)} | content)
             (results / f"{name}.json").write_text(text, encoding="utf-8")
 
     def run() -> tuple[dict, str]:
@@ -124,20 +129,20 @@ def test_what_is_saved_says_when_and_with_what(tmp_path, monkeypatch):
     nvidia_smi(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     content = {"failures": []}
-    common.save("part", content, jobs=4)
-    saved = json.loads((tmp_path / "part.json").read_text(encoding="utf-8"))
+    common.save("grid-3", content, jobs=4)
+    saved = json.loads((tmp_path / "grid-3.json").read_text(encoding="utf-8"))
     run = saved.pop("run")
     assert saved == content == {"failures": []}
     assert run["gpu"] == "NVIDIA H100 80GB HBM3" and run["jobs"] == 4
-    assert run["helpers"] == common.helpers_hash() and len(run["date"]) == 10
+    assert run["helpers"] == common.helpers_hash("grid") and len(run["date"]) == 10
     assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_without_nvidia_smi_results_are_saved_too(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(common, "RESULTS", tmp_path)
-    common.save("part", {})
-    saved = json.loads((tmp_path / "part.json").read_text(encoding="utf-8"))
+    common.save("machine", {})
+    saved = json.loads((tmp_path / "machine.json").read_text(encoding="utf-8"))
     assert saved["run"]["gpu"] is None
     assert common.used_gib() is None and common.machine()["gpu"] is None
 
@@ -177,20 +182,89 @@ def test_a_context_has_a_contexts_size_or_a_reason():
         assert found["context_gib"] is None and found["context_reason"]
 
 
-def test_the_helpers_hash_sees_code_and_nothing_else(tmp_path, monkeypatch):
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the code that hashes are made of, to change."""
+    for name in ("gpu", "helpers", "notebooks"):
+        shutil.copytree(KIT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(common, "KIT", tmp_path)
-    (tmp_path / "helpers" / "deep").mkdir(parents=True)
-    file = tmp_path / "helpers" / "deep" / "one.py"
-    file.write_bytes(b"a = 1\n")
-    first = common.helpers_hash()
-    file.write_bytes(b"a = 1\r\n")
-    (tmp_path / "helpers" / "one.json").write_text("{}")
-    assert common.helpers_hash() == first
-    file.write_bytes(b"a = 2\n")
-    assert common.helpers_hash() != first
-    file.write_bytes(b"a = 1\n")
-    file.rename(file.with_name("two.py"))
-    assert common.helpers_hash() != first
+    return tmp_path
+
+
+def needed(name: str) -> set[str]:
+    """The modules behind a part or a notebook."""
+    files = [path.relative_to(common.KIT) for path in common.needed_helpers(name)]
+    return {".".join(file.with_suffix("").parts) for file in files}
+
+
+def test_the_helpers_hash_sees_code_and_nothing_else(copied):
+    file = copied / "helpers" / "memory.py"
+    code, first = file.read_bytes(), common.helpers_hash("grid")
+    file.write_bytes(code.replace(b"\n", b"\r\n"))
+    (copied / "helpers" / "one.json").write_text("{}")
+    assert common.helpers_hash("grid") == first
+    file.write_bytes(code + b"a = 2\n")
+    assert common.helpers_hash("grid") != first
+    file.write_bytes(code)
+    assert common.helpers_hash("grid") == first
+    file.unlink()
+    assert common.helpers_hash("grid") != first
+
+
+def test_only_a_change_of_what_a_measurement_imports_makes_it_older(copied):
+    grid = needed("grid")
+    assert {"helpers.memory", "helpers.training", "helpers.setup.locks"} <= grid
+    assert not grid & {"helpers.ledger", "helpers.labels", "helpers.__init__"}
+    before = [common.helpers_hash(name) for name in ("grid", "05_train")]
+    with (copied / "helpers" / "ledger.py").open("a", encoding="utf-8") as file:
+        file.write("a = 2\n")
+    after = [common.helpers_hash(name) for name in ("grid", "05_train")]
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_helpers_are_found_through_other_scripts_in_functions_and_beside_ipythons_lines(copied):
+    # A function of t4_kernels imports it; agree imports that script, and again imports agree.
+    assert "helpers.evaluation" in needed("t4_kernels") & needed("agree") & needed("again")
+    cells = [
+        "!ls helpers\nif True:\n    %pip list\nimport helpers.svg",
+        "def f():\n    from helpers import letters",
+    ]
+    found = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbformat.write(found, copied / "notebooks" / "99_trial.ipynb")
+    # The kernel has t4_mode before the first cell.
+    assert {"helpers.svg", "helpers.letters", "helpers.t4_mode"} <= needed("99_trial")
+    assert not needed("99_trial") & {"helpers.models", "helpers.data"}
+
+
+@pytest.mark.parametrize("name", ["watched", "01_environment"])
+def test_all_helpers_that_are_loaded_count(name):
+    code = common.code_of(name)
+    lines = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "helpers"
+    ]
+    ask = "import sys\nprint(*[name for name in sys.modules if name.startswith('helpers.')])"
+    command = [sys.executable, "-c", "\n".join([*lines, ask])]
+    done = subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split("\n")[-2].split()) - {"helpers.setup"}
+    assert len(loaded) > 5 and loaded <= needed(name)
+
+
+def test_no_import_of_a_helper_hides_where_the_hash_does_not_look():
+    for path in (KIT / "helpers").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?m)^\s*from \.", text), f"{path}: the hash looks for full names"
+        # Left out, as no result depends on it.
+        assert path.name != "__init__.py" or common.imported(text) <= {"sys"}, path
+    strings = [
+        node.value
+        for path in GPU.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    code = re.compile(r"(?m)(^|;)\s*(from|import) helpers\b")
+    assert [text for text in strings if code.search(text)] == [common.BEFORE_CELLS]
 
 
 def test_a_grid_goes_on_only_with_points_of_the_same_helpers_and_set_ups(tmp_path, monkeypatch):
@@ -211,7 +285,7 @@ def test_a_grid_goes_on_only_with_points_of_the_same_helpers_and_set_ups(tmp_pat
     monkeypatch.setattr(common, "ask_gpu", lambda *fields: None)
     free = common.turns(2)
     assert grid.run_case(1, free)["points"] == ["measured"] and not started
-    now = {"run": {"helpers": common.helpers_hash()}}
+    now = {"run": {"helpers": common.helpers_hash("grid")}}
     other = {"case": repr(grid.CASES[2])}
     for old in (case | {"run": {"helpers": "older"}}, case, now, now | other):
         part = tmp_path / "grid-1.json"
@@ -299,22 +373,25 @@ def test_every_notebook_gets_a_verdict(runner, tmp_path, monkeypatch, cell, time
     assert found.get("cell") == (None if reason is None else 3)
 
 
-def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, tmp_path, monkeypatch):
+def test_a_notebook_whose_process_ends_gets_a_verdict_too(runner, copied, tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
     cell = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos._exit(1)"
-    path = notebook(tmp_path, cell)
+    path = notebook(copied / "notebooks", cell)
     found = runner.run_apart(path, 60, 3, common.turns(1))
     assert not found["passed"] and found["error"].startswith("its process ended with -9")
     assert found["notebook"] == "99_trial" and found["at_once"] == 3
-    assert found["code"] == common.code_hash(path) and found["helpers"] == HELPERS
+    assert found["code"] == common.code_hash(path) and found["helpers"] == common.helpers_hash(
+        path.stem
+    )
 
 
-def test_a_workspace_that_is_kept_is_found_again(runner, tmp_path, monkeypatch):
+def test_a_workspace_that_is_kept_is_found_again(runner, copied, tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
     place = "import os, pathlib\nhere = pathlib.Path(os.environ['COURSE_WORKSPACE'])\n"
-    first = notebook(tmp_path, place + "here.mkdir(parents=True)\n(here / 'run').touch()")
+    folder = copied / "notebooks"
+    first = notebook(folder, place + "here.mkdir(parents=True)\n(here / 'run').touch()")
     assert runner.run_apart(first, 60, 1, common.turns(1), tmp_path / "kept")["passed"]
-    again = notebook(tmp_path, place + "assert (here / 'run').exists()")
+    again = notebook(folder, place + "assert (here / 'run').exists()")
     assert runner.run_apart(again, 60, 1, common.turns(1), tmp_path / "kept")["passed"]
 
 
@@ -358,10 +435,10 @@ def _executor(workers: int):
 
 # ----------------------------------------------------------------------------------- putting together
 def test_each_part_keeps_its_own_origin_and_the_head_names_both_days(kit):
-    other = H100 | {"date": "2026-01-09"}
+    other = measured_now("speed", date="2026-01-09")
     kit.write(speed=SPEED | {"run": other}, grid={"points": [POINT], "context_gib": 0.8})
     results, readme = kit.run()
-    assert results["grid"]["run"] == H100 and results["speed"]["run"] == other
+    assert results["grid"]["run"] == measured_now("grid") and results["speed"]["run"] == other
     assert "date" not in results
     assert "Measured between 2026-01-02 and 2026-01-09 on one NVIDIA H100, limited" in readme
     (kit.results / "grid.json").unlink()
@@ -439,7 +516,8 @@ def test_the_readme_says_what_changed_since_the_notebooks_ran(kit):
     older = verdict("05_train", code="x", helpers="x")
     assert said(older, current[1]).endswith("| 2 of 2; cells changed since in 05 |")
     later = [one | {"helpers": "x"} for one in current]
-    assert said(*later).endswith("| 2 of 2, with an earlier version of the helpers |")
+    assert said(*later).endswith("| 2 of 2; helpers changed since in 05, 06 |")
+    assert said(later[0], current[1]).endswith("| 2 of 2; helpers changed since in 05 |")
     # The process that was to give a verdict died, in an older form of the results.
     dead = {"notebook": "05_train", "passed": False, "error": ""}
     assert "1 of 2; 05 did not: no reason; cells changed since in 05 |" in said(dead, current[1])
@@ -617,7 +695,7 @@ def test_some_lengths_can_be_measured_again_with_the_same_helpers(kit):
     rates = [s["ways"]["course"]["tokens_per_second"] for s in results["speed"]["training"]]
     assert rates == [5300, 9990] and results["speed"]["generation"] == SPEED["generation"]
     assert results["speed"]["again"] == {"tokens": [2048], "date": H100["date"]}
-    other = {"run": H100 | {"helpers": "older"}}
+    other = {"run": measured_now("speed", helpers="older")}
     kit.write(speed={"training": [again], "failures": [], "only": [2048]} | other)
     with pytest.raises(SystemExit, match="another helpers"):
         kit.run()
@@ -645,7 +723,7 @@ def test_a_kernel_fails_on_a_t4_unless_it_compiles_and_fits():
 
 def test_parts_measured_with_earlier_helpers_or_other_versions_are_named(kit):
     older = H100 | {"helpers": "older"}
-    newer = H100 | {"versions": MACHINE["versions"] | {"torch": "9.9"}}
+    newer = measured_now("agree", versions=MACHINE["versions"] | {"torch": "9.9"})
     kit.write(probes={"run": older}, speed=SPEED | {"run": older}, agree={"run": newer})
     said = " ".join(kit.run()[1].split())
     assert "Helpers have changed since probes and speed ran." in said

@@ -23,6 +23,26 @@ def killed_with(drive) -> None:
     tiny_run.fit_and_break_off()
 
 
+class AwayAtFirst(TrainerCallback):
+    """Drive is not there when a training begins, and is before the first checkpoint; after step 8 comes kill -9."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.away = contextlib.ExitStack()
+        self.away.enter_context(course_on_drive.away())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.away.close()
+        if state.global_step == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_soon_with(drive) -> None:
+    """A machine that goes away after some steps of a training that began without Drive; the time between two copies
+    is the course's own."""
+    places.DRIVE = drive
+    tiny_run.fit(callback=AwayAtFirst())
+
+
 @pytest.fixture
 def drive(tmp_path, monkeypatch):
     with course_on_drive.mounted(monkeypatch, tmp_path) as folder:
@@ -46,6 +66,20 @@ def test_a_run_that_was_killed_goes_on_on_another_machine_and_ends_bit_for_bit_t
     assert not copies.place(home).exists() and not (home / "kept-a").exists()
     tiny_run.assert_same_adapter(run, trained.run)
     assert runs.losses(home) == runs.losses(trained.run.folder)
+
+
+def test_a_short_run_that_began_without_drive_goes_on_from_its_first_checkpoint(
+    drive, trained, resume, capsys
+):
+    process = forked.Process(killed_soon_with, drive)
+    said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    assert said.count("Nothing was copied to Drive") == 1 and "Drive is there again" in said
+    shutil.rmtree(os.environ["COURSE_LOCAL"])
+    run, steps = resume()
+    assert "copy of step 5" in capsys.readouterr().out
+    assert run.folder.name == "r4-alpha8" and steps == tiny_run.STEPS - 5
+    tiny_run.assert_same_adapter(run, trained.run)
 
 
 def test_a_drive_that_vanishes_in_the_middle_leaves_the_run_on_this_machine(
