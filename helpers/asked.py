@@ -208,6 +208,13 @@ def check_saved(folder: Path, record: dict, anew: str = FROM_THE_ADAPTER_ON) -> 
         anew: how the student trains this run again, once its folder is away.
     """
     again = f"To train it again, move that folder away. {anew}"
+    if (record.get("best") or {}).get("taking"):
+        raise CourseError(
+            f"The adapter of the run {folder.name} is its last one or its best one: nobody knows which.",
+            "The machine went away, or Stop was pressed, while the best one was put in its place.",
+            f"from helpers import keeping, runs, workspace; folder = workspace.path('runs', {folder.name!r}); "
+            "keeping.take_best(runs.Run(folder, runs.read(folder))) puts the best one there. Then run this cell again.",
+        )
     file = folder / "adapter_config.json"
     try:
         settings = dict(json.loads(file.read_text(encoding="utf-8")))

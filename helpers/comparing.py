@@ -32,6 +32,24 @@ def differences(a: runs.Run, b: runs.Run) -> list[str]:
     ]
 
 
+def unasked(run: runs.Run, other: runs.Run, asked: Iterable[str]) -> list[str]:
+    """In what a run differs from another, but for its rows and what was asked to differ; in words.
+
+    Args:
+        run, other: the two runs.
+        asked: names of fields of `Choice`.
+    """
+    names = ["choice", "ids", "data", "stages", *({"learning_rate"} & set(asked))]
+    same = {name: other.record.get(name) for name in names}
+    pair = run._replace(record=run.record | same), other
+    return [
+        *unlike(pair, [settings(one.record) for one in pair]),
+        *_other_rows(*pair),
+        *unlike(pair, [records.mapping(one.record.get("versions")) for one in pair]),
+        *_skipped(pair),
+    ]
+
+
 def settings(record: dict) -> dict[str, object]:
     """What shapes a run's result, but for its data, by words for it."""
     choice = {WORDS.get(name, name): value for name, value in record["choice"].items()}

@@ -4,6 +4,7 @@ from helpers import unsloth_first  # noqa: F401  # isort: skip
 
 import contextlib
 import gc
+import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,10 @@ from helpers import (
     asked,
     comparing,
     copies,
+    keeping,
     machine,
     models,
+    records,
     runs,
     selection,
     training,
@@ -70,7 +73,8 @@ def finished_run() -> runs.Run:
 def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
     """A run that differs from ``run`` in some settings, or in its data: found in the workspace, else trained now.
 
-    The student's own run stays the latest one. Where float16 skipped other numbers of updates in the two, it is said.
+    The student's own run stays the latest one. One line says in what else the two differ, such as updates that float16
+    skipped.
 
     Args:
         run: the run to compare with.
@@ -82,7 +86,7 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
     """
     choice = runs.choice_of(run, **changes)
     model_name = run.record["model"]
-    other = _find(choice, conversations, model_name)
+    other = _find(choice, conversations, run)
     if other is not None:
         asked.check_saved(*other, "Then run this cell again: it trains that adapter anew.")
         print(f"Using the run {other.folder.name}.")
@@ -97,8 +101,8 @@ def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
                 "Half a training beside a whole one would compare their lengths.",
                 "Run this cell again: it goes on from there.",
             )
-    for caution in comparing.cautions((run, other), "loss"):
-        print(caution)
+    if more := comparing.unasked(run, other, changes):
+        print(f"Not asked for, and different: {'; '.join(more)}.")
     return other
 
 
@@ -113,13 +117,29 @@ def _latest() -> runs.Run | None:
     return noted
 
 
-def _find(choice: Choice, conversations: "Dataset", model: str) -> runs.Run | None:
-    """`runs.find`, also where the run is on this machine only."""
+def _find(choice: Choice, conversations: "Dataset", base: runs.Run) -> runs.Run | None:
+    """The newest finished run that can stand beside ``base``, also where it is on this machine only."""
+    model = base.record["model"]
     wanted = runs.asked_of(choice, conversations, model)
-    for run in _only_here():
-        if runs.is_finished(run.folder) and runs.is_same(run.record, wanted):
+    for run in reversed(_only_here()):
+        same = runs.is_finished(run.folder) and runs.is_same(run.record, wanted)
+        if same and _is_comparable(run.record, base.record):
             return _take_home(run)
-    return runs.find(choice, conversations, model)
+    found = reversed(runs.find_all(choice, conversations, model))
+    return next((run for run in found if _is_comparable(run.record, base.record)), None)
+
+
+def _is_comparable(record: dict, base: dict) -> bool:
+    """Whether a run is sound, has its last adapter, and its base model was loaded and computed as the other's.
+
+    Where this machine cannot compute as the other's did, a run that was trained here is as it would be trained now.
+    """
+    if record.get("fault") or records.mapping(record.get("best")).keys() & {"taken", "taking"}:
+        return False
+    alike = all(record.get(name) == base[name] for name in runs.BASE if name in base)
+    now = {name: importlib.metadata.version(name) for name in keeping.VERSIONS}
+    made_here = record.get("machine") == keeping.machine() and record.get("versions") == now
+    return alike or bool(record.get("beside") and made_here)
 
 
 def _only_here() -> list[runs.Run]:
@@ -172,7 +192,7 @@ def load_and_train(
     """Load a model, without a name this machine's; train it, and release it again."""
     model, tokenizer = models.load(name, max_seq_length=choice.max_length)
     model = adapting.add_adapter(model, choice)
-    folder = runs.folder_for(choice, conversations, model)
+    folder = runs.folder_for(choice, conversations, model, beside=not latest)
     trainer = training.build_trainer(model, tokenizer, conversations, choice, folder)
     run = training.train(trainer, choice, conversations, latest=latest)
     del model, trainer

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
@@ -21,6 +20,7 @@ from helpers import (
     adapting,
     asked,
     checkpoints,
+    claims,
     data,
     memory,
     models,
@@ -32,7 +32,7 @@ from helpers import (
 )
 from helpers.choice import Choice
 from helpers.errors import CourseError
-from helpers.trainer_files import ADAPTER, STATE, series
+from helpers.trainer_files import ADAPTER, STATE, looks, lowest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -92,7 +92,10 @@ def so_far(checkpoint: Path | None, before: dict) -> dict:
     """What a training that goes on counts on from: the checkpoint's numbers; an older one has them in the record."""
     if checkpoint is None:
         return {}
-    kept = ("minutes", "tokens", "step", "steps", "updates", "skipped_updates", "checkpoints")
+    kept = (
+        *("minutes", "tokens", "step", "steps", "checkpoints"),
+        *("updates", "skipped_updates", "peak_memory_gib"),
+    )
     found = before | checkpoints.so_far(checkpoint)
     return {name: found[name] for name in kept if name in found}
 
@@ -145,23 +148,6 @@ def take_over(trainer: "SFTTrainer", checkpoint: Path) -> bool:
 
 
 # ---------------------------------------------------------------------------------- the best adapter
-def looks(history: list[dict], *, usual: bool = False) -> list[tuple[int, float]]:
-    """``(step, held-out loss)`` of each look in a trainer's notes, but that before the first step.
-
-    Args:
-        history: the notes.
-        usual: without those that only Stop added.
-    """
-    entries = [e for e in history if not (usual and e.get("added"))]
-    return [look for look in series(entries, "heldout_loss") if look[0]]
-
-
-def lowest(taken: list[tuple[int, float]]) -> tuple[int, float] | None:
-    """The look with the lowest held-out loss, the first of equal ones; ``None`` where nobody looked, or saw NaN."""
-    seen = [look for look in taken if math.isfinite(look[1])]
-    return min(seen, key=lambda look: look[1], default=None)
-
-
 class Best(TrainerCallback):
     """Keeps the adapter with the lowest held-out loss in ``best/``; ends the training early where that was asked.
 
@@ -257,35 +243,77 @@ def take_best(run: runs.Run, model=None) -> runs.Run:
         The run; its record says of which step its adapter is.
 
     Raises:
-        CourseError: nobody looked at held-out rows while it trained, or ``model`` holds another adapter.
+        CourseError: nobody looked at held-out rows while it trained; it is being trained, has not ended, or is another
+            run by now; or ``model`` holds another adapter.
     """
-    best = best_of(run.folder)
-    if best is None:
+    folder = run.folder.absolute()
+    if not folder.is_dir():
+        raise _no_best(folder)
+    with claims.claim(folder):
+        record, best = _record_now(run), best_of(folder)
+        if best is None:
+            raise _no_best(folder)
+        if model is not None:
+            asked.check_model(model, runs.Run(folder, record))
+        asked.check_saved(folder / BEST, {"choice": record["choice"]})
+        record = _put_best(folder, record, best)
+        if model is not None:
+            adapting.put_back(model, folder)
+    print(f"{folder.name} now has the adapter of step {best['step']}.")
+    return runs.Run(run.folder, record)
+
+
+def _no_best(folder: Path) -> CourseError:
+    return CourseError(
+        f"The run {folder.name} has no folder {BEST}.",
+        "The adapter with the lowest held-out loss is kept where held-out rows were looked at while training.",
+        "Go on with the adapter that there is.",
+    )
+
+
+def _record_now(run: runs.Run) -> dict:
+    """A run's record as it is now, but for which adapter it has; CourseError unless it is that run and has ended."""
+    record = runs.read(run.folder)
+    if any(record.get(n) != run.record.get(n) for n in ("model", "choice", "ids", "data")):
         raise CourseError(
-            f"The run {run.folder.name} has no folder {BEST}.",
-            "The adapter with the lowest held-out loss is kept where held-out rows were looked at while training.",
-            "Go on with the adapter that there is.",
+            f"The folder {run.folder.name} holds another run than the one given.",
+            "Its run.json names another model, choice or other conversations: it was trained anew since, or replaced.",
+            "Take the run anew: run = runs.latest(), or the cell that made it.",
         )
-    if model is not None:
-        asked.check_model(model, run)
-    asked.check_saved(run.folder / BEST, {"choice": run.record["choice"]})
-    beside = run.folder / f"partial-{ADAPTER}"
-    try:
-        shutil.copyfile(run.folder / BEST / ADAPTER, beside)
-        os.replace(beside, run.folder / ADAPTER)
-    except OSError as error:
+    if record.get("status") not in ("finished", "stopped"):
         raise CourseError(
-            f"The adapter could not be written to {run.folder}: {error.strerror}.",
+            f"The run {run.folder.name} has not ended.",
+            "It was stopped and went on since, and its adapter and its best one may be of other steps than its record says.",
+            "Run the cell with training.train again: it goes on to the end. Then take the best adapter.",
+        )
+    return {name: value for name, value in record.items() if name != "best"}
+
+
+def _put_best(folder: Path, record: dict, best: dict) -> dict:
+    """Put the best adapter in the place of the last one; the record that says so.
+
+    The record says before that this begins: broken off between the two files, the run is damaged (`records.damage`)
+    instead of filed with the wrong adapter, and taking the best one again mends it.
+    """
+    beside, before = folder / f"partial-{ADAPTER}", runs.read(folder)
+    try:
+        shutil.copyfile(folder / BEST / ADAPTER, beside)
+        runs.write(folder, record | {"best": best | {"taking": True}})
+        os.replace(beside, folder / ADAPTER)
+    except OSError as error:
+        if before != runs.read(folder):
+            runs.write(folder, before)
+        raise CourseError(
+            f"The adapter could not be written to {folder}: {error.strerror}.",
             "The disk is full, or the folder may not be written to. The run is as it was.",
             "Make room (old folders in runs/ can go), then run this cell again.",
         ) from error
-    record = run.record | {"best": best | {"taken": True}}
-    record["files"] = checkpoints.sizes_in(run.folder, runs.KEPT_FILES)
-    runs.write(run.folder, record)
-    if model is not None:
-        adapting.put_back(model, run.folder)
-    print(f"{run.folder.name} now has the adapter of step {best['step']}.")
-    return runs.Run(run.folder, record)
+    finally:
+        beside.unlink(missing_ok=True)
+    record = record | {"best": best | {"taken": True}}
+    record["files"] = checkpoints.sizes_in(folder, runs.KEPT_FILES)
+    runs.write(folder, record)
+    return record
 
 
 # ----------------------------------------------------------------------------------------- the record
@@ -308,7 +336,7 @@ def describe(trainer: "SFTTrainer", choice: Choice, conversations: "Dataset") ->
         # Of a model from the Hub: the commit that was downloaded.
         "model_revision": getattr(trainer.model.config, "_commit_hash", None),
         "trainable_parameters": trainer.model.get_nb_trainable_parameters()[0],
-        "machine": _machine(),
+        "machine": machine(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         **({"stages": stages.summary(conversations, choice)} if choice.stages else {}),
     }
@@ -339,7 +367,7 @@ def number_format(args) -> str:
     return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
     """The name of the GPU, or of the processor where there is none, and Python's version."""
     if torch.cuda.is_available():
         named = {"gpu": torch.cuda.get_device_name()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from helpers import claims, comparing, ledger_plots, plots, records, runs
 from helpers.errors import CourseError
-from helpers.trainer_files import number, series
+from helpers.trainer_files import looks, lowest, number, series
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def table() -> "pd.DataFrame":
     ``lr`` is the learning rate; ``epochs`` 1 for a training in stages; ``data`` how the hash of the rows begins (the
     same for the same rows only); ``tokens`` those trained on; ``min`` minutes; ``peak GiB`` the GPU's memory;
     ``skipped`` updates that fp16 skipped; ``loss`` the mean training loss of the last third; ``held-out`` and ``best``
-    the last and the lowest held-out loss while it trained; ``format`` the numbers it computed with. Losses are in nats
+    the last held-out loss and the lowest after step 0; ``format`` the numbers it computed with. Losses are in nats
     a token. ``<NA>`` stands for what was not noted.
     """
     import numpy as np
@@ -112,11 +112,12 @@ def _outcome(state: dict) -> dict[str, float | None]:
     """What came of a training, by the names in `VALUES`."""
     log = state.get("log_history", ())
     losses, heldout = ([loss for _, loss in series(log, name)] for name in ("loss", "heldout_loss"))
+    best = lowest(looks(log))
     last_third = losses[-max(1, len(losses) // 3) :]
     return {
         "loss": sum(last_third) / len(last_third) if last_third else None,
         "heldout_loss": heldout[-1] if heldout else None,
-        "best_heldout_loss": min(heldout, default=None),
+        "best_heldout_loss": best[1] if best else None,
     }
 
 

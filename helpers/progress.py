@@ -21,6 +21,7 @@ from transformers import TrainerCallback, set_seed
 from helpers import cautions, checkpoints, memory, plan, runs
 from helpers.choice import Choice
 from helpers.errors import CourseError
+from helpers.trainer_files import STATE, series, state_in
 
 if TYPE_CHECKING:
     from helpers.watching import Updates
@@ -39,11 +40,12 @@ class Clock(TrainerCallback):
 
     def __init__(self, folder: Path, record: dict, before: dict, updates: "Updates | None" = None):
         self.folder, self.record, self.updates = folder, record, updates
-        self.before = before.get("minutes", 0)
+        self.before, self.peak = before.get("minutes", 0), before.get("peak_memory_gib") or 0
+        self.stepped = False
         self.started = self.saved = time.perf_counter()
 
     def so_far(self, state) -> dict:
-        """Minutes (those before an interruption included), tokens and updates of the steps until now."""
+        """Minutes, tokens and updates of the steps until now, and the GPU's peak; what was before an interruption counts."""
         found = {
             "minutes": round(self.before + (time.perf_counter() - self.started) / 60, 2),
             "tokens": round(self.record["tokens"] * state.global_step / state.max_steps),
@@ -55,9 +57,14 @@ class Clock(TrainerCallback):
                 "updates": self.updates.applied,
                 "skipped_updates": self.updates.skipped,
             }
-        return found
+        if self.stepped and torch.cuda.is_available():
+            now = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
+            self.peak = max(self.peak, now)
+        # A CPU has none; and a session without a step has only loaded a model.
+        return found | ({"peak_memory_gib": self.peak} if self.peak else {})
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.stepped = True
         if time.perf_counter() - self.saved > SAVE_SECONDS:
             control.should_save = True
 
@@ -132,15 +139,23 @@ class Stop(TrainerCallback):
 
 
 @contextlib.contextmanager
-def afresh(trainer) -> Iterator[None]:
+def afresh(trainer, checkpoint: Path | None = None) -> Iterator[None]:
     """A trainer without what an earlier training left in it, for the time of a ``with`` block; then its model as before.
 
-    What a checkpoint holds, the trainer loads in the block.
+    What a checkpoint holds, the trainer loads in the block; but for TRL's count of tokens, which is set here.
+
+    Args:
+        trainer: as TRL built it.
+        checkpoint: where it will go on from; ``None`` where it begins.
     """
     # An SFTConfig made since, as in training.train, cleared what accelerators share; and float16's scale is in them.
     trainer.create_accelerator_and_postprocess()
     # What else is left of a training that was broken off: Adam's averages, and the place in the random numbers.
     trainer.optimizer = trainer.lr_scheduler = None
+    # TRL counts on from the last step before, or in a new session from 0, whatever the checkpoint says.
+    log = state_in(checkpoint / STATE).get("log_history", ()) if checkpoint else ()
+    counted = series(log, "num_tokens")
+    trainer._total_train_tokens = int(counted[-1][1]) if counted else 0
     set_seed(trainer.args.seed)
     try:
         yield

@@ -80,6 +80,8 @@ def damage(folder: Path) -> str:
     wrong = [name for name, kind in HELD.items() if not isinstance(record.get(name), kind)]
     if wrong:
         return f"run.json says no {wrong[0]}"
+    if mapping(record.get("best")).get("taking"):
+        return "taking its best adapter was broken off"
     if record["status"] != "finished":
         return ""
     here = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
@@ -112,7 +114,7 @@ def tokens_at(record: dict, state: dict) -> dict[int, float]:
     log = state.get("log_history", ())
     counted, total, before = {0: 0.0}, 0.0, 0.0
     for step, count in series(log, "num_tokens"):
-        # A training that went on in another session counted from 0 again.
+        # In an older version of the course, a training that went on in another session counted from 0 again.
         total += count - before if count >= before else count
         counted[step], before = total, count
     noted = number(record.get("tokens"))

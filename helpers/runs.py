@@ -44,12 +44,15 @@ class Run(NamedTuple):
     record: dict
 
 
-def folder_for(choice: Choice, conversations: "Dataset", model=None) -> Path:
+def folder_for(
+    choice: Choice, conversations: "Dataset", model=None, *, beside: bool = False
+) -> Path:
     """The folder for a run: an interrupted run's with the same choice and data, else a new one.
 
     Args:
         choice, conversations: what is trained, and on what.
         model: the loaded model that is trained; without one, this machine's.
+        beside: for a run beside the student's own: an interrupted one of their own stays as it is.
 
     Raises:
         CourseError: such a run is being trained now, by another notebook.
@@ -70,11 +73,13 @@ def folder_for(choice: Choice, conversations: "Dataset", model=None) -> Path:
             return folder
         record = read(folder)
         if is_same(record, wanted):
-            if record.get("status") in UNFINISHED:
+            own = not record.get("beside")
+            if record.get("status") in UNFINISHED and not (beside and own):
                 claims.refuse(folder)
                 print(f"An interrupted run with these settings is in {folder.name}.")
                 return folder
-            finished = finished or folder.name
+            if record.get("status") not in UNFINISHED:
+                finished = finished or folder.name
         number += 1
 
 
@@ -196,12 +201,16 @@ def choice_of(run: Run, **changes) -> Choice:
 
 
 def find(choice: Choice, conversations: "Dataset", model: str) -> Run | None:
-    """A finished run of this model with this choice and these conversations, or ``None``."""
+    """The newest finished run of this model with this choice and these conversations, or ``None``."""
+    found = find_all(choice, conversations, model)
+    return found[-1] if found else None
+
+
+def find_all(choice: Choice, conversations: "Dataset", model: str) -> list[Run]:
+    """All finished runs of this model with this choice and these conversations, the newest last."""
     wanted = asked_of(choice, conversations, model)
-    for folder in sorted(workspace.path("runs").glob("*")):
-        if is_finished(folder) and is_same(record := read(folder), wanted):
-            return Run(folder, record)
-    return None
+    whole = [Run(file.parent, read(file.parent)) for file in _records() if is_finished(file.parent)]
+    return [run for run in whole if is_same(run.record, wanted)]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

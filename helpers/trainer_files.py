@@ -5,6 +5,7 @@ The log is a list of entries such as ``{"step": 3, "epoch": 0.25, "loss": 2.1}``
 """
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,6 +32,23 @@ def series(log: Iterable[dict], name: str) -> list[tuple[int, float]]:
             if step is not None and value is not None:
                 found.append((step, float(value)))
     return found
+
+
+def looks(history: list[dict], *, usual: bool = False) -> list[tuple[int, float]]:
+    """``(step, held-out loss)`` of each look in a trainer's notes, but that before the first step.
+
+    Args:
+        history: the notes.
+        usual: without those that only Stop added.
+    """
+    entries = [e for e in history if not (usual and e.get("added"))]
+    return [look for look in series(entries, "heldout_loss") if look[0]]
+
+
+def lowest(taken: list[tuple[int, float]]) -> tuple[int, float] | None:
+    """The look with the lowest held-out loss, the first of equal ones; ``None`` where nobody looked, or saw NaN."""
+    seen = [look for look in taken if math.isfinite(look[1])]
+    return min(seen, key=lambda look: look[1], default=None)
 
 
 def number(value: object) -> float | None:

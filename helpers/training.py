@@ -209,7 +209,7 @@ def _train(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        with progress.afresh(trainer), progress.writing(trainer, folder):
+        with progress.afresh(trainer, checkpoint), progress.writing(trainer, folder):
             if keeping.is_complete(checkpoint):
                 best.ended_early = keeping.take_over(trainer, checkpoint)
             else:
@@ -279,8 +279,6 @@ def _save(trainer: SFTTrainer, folder: Path, record: dict, ended_early: bool) ->
     if found and (whole or found == adapting.DIVERGED):
         record["fault"] = found
         print(found)
-    if torch.cuda.is_available():
-        record["peak_memory_gib"] = round(torch.cuda.max_memory_reserved() / memory.GIB, 2)
     with progress.writing(trainer, folder):
         trainer.save_model(str(folder))
         trainer.save_state()

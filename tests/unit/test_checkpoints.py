@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import tiny_run
-from transformers import TrainerCallback
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from helpers import checkpoints, progress, runs, training
+from helpers import checkpoints, keeping, progress, runs, training
 from helpers.errors import CourseError
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
@@ -82,6 +83,39 @@ def test_with_any_file_damaged_training_goes_on_exactly_from_the_checkpoint_befo
     assert steps == tiny_run.STEPS - 15 and "Going on from checkpoint-15." in said
     tiny_run.assert_same_adapter(run, trained.run)
     assert runs.losses(run.folder) == runs.losses(trained.run.folder)
+
+
+def test_tokens_are_counted_on_in_a_new_session(interrupted, trained, resume):
+    run, _ = resume()
+    assert runs.losses(run.folder, "num_tokens") == runs.losses(trained.run.folder, "num_tokens")
+
+
+@pytest.mark.parametrize(
+    ("before", "stepped", "now", "recorded"),
+    [
+        (4.5, True, 3.0, 4.5),
+        (4.5, True, 5.0, 5.0),
+        (None, True, 3.0, 3.0),
+        (4.5, False, 5.0, 4.5),
+        (None, False, 5.0, None),
+        (4.5, True, None, 4.5),
+        (None, True, None, None),
+    ],
+)
+def test_the_peak_of_memory_is_that_of_all_sessions(
+    tmp_path, monkeypatch, before, stepped, now, recorded
+):
+    """Peaks in GiB, and whether this session took a step; without one now there is no GPU in it."""
+    checkpoint = tmp_path / "checkpoint-5"
+    checkpoint.mkdir()
+    (checkpoint / "so_far.json").write_text(json.dumps({"peak_memory_gib": before}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: now is not None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: int(now * 2**30))
+    clock = progress.Clock(tmp_path, {"tokens": 100}, keeping.so_far(checkpoint, {}))
+    state, control = TrainerState(global_step=5, max_steps=10), TrainerControl()
+    if stepped:
+        clock.on_step_end(None, state, control)
+    assert clock.so_far(state).get("peak_memory_gib") == recorded
 
 
 def forget_sizes(run: Path) -> None:

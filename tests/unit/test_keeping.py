@@ -1,10 +1,15 @@
 """What is kept of a training: the adapter with the lowest held-out loss, a record, and no numbers that are none."""
 
+import errno
 import json
 import math
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny_run
@@ -13,8 +18,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from helpers import adapting, asked, data, keeping, presets, progress, runs, selection, training
+from helpers import (
+    adapting,
+    asked,
+    data,
+    keeping,
+    presets,
+    progress,
+    records,
+    runs,
+    selection,
+    training,
+)
+from helpers import workspace as places
 from helpers.errors import CourseError
+from helpers.trainer_files import ADAPTER
 
 pytestmark = pytest.mark.usefixtures("use_tiny_llama")
 
@@ -116,6 +134,98 @@ def test_a_model_with_another_adapter_gets_none_of_this_run(overdone_here):
     with pytest.raises(CourseError, match="does not hold the adapter"):
         keeping.take_best(run, fitted.model)
     assert str(tiny_run.adapter(run.folder)) == before
+
+
+def test_an_old_copy_of_a_run_does_not_overwrite_what_its_record_says_by_now(overdone_here):
+    run, _ = overdone_here
+    now = runs.read(run.folder)
+    old = run._replace(record=run.record | {"status": "stopped", "step": 9, "minutes": 99.0})
+    taken = keeping.take_best(old)
+    changed = {"best": run.record["best"] | {"taken": True}, "files": taken.record["files"]}
+    assert taken.record == runs.read(run.folder) == now | changed
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"data": "0" * 64}, "holds another run"),
+        ({"model": "another"}, "holds another run"),
+        ({"status": "started"}, "has not ended"),
+    ],
+)
+def test_no_best_adapter_is_taken_of_another_run_or_one_that_has_not_ended(
+    overdone_here, fields, said
+):
+    run, _ = overdone_here
+    runs.write(run.folder, run.record | fields)
+    before = run.folder.joinpath(ADAPTER).read_bytes()
+    with pytest.raises(CourseError, match=said):
+        keeping.take_best(run)
+    assert run.folder.joinpath(ADAPTER).read_bytes() == before
+    assert runs.read(run.folder) == run.record | fields
+
+
+def test_a_run_that_another_process_trains_keeps_its_adapter_and_its_record(overdone_here):
+    run, _ = overdone_here
+    code = "import sys; from pathlib import Path; from helpers import claims\n"
+    code += f"with claims.claim(Path({str(run.folder)!r})):\n    print(flush=True); input()"
+    before = run.folder.joinpath(ADAPTER).read_bytes()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=-1, stdout=-1, text=True, cwd=places.KIT
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(CourseError, match=f"being trained already, by process {other.pid}"):
+            keeping.take_best(run)
+        other.communicate("\n")
+    assert run.folder.joinpath(ADAPTER).read_bytes() == before
+    assert runs.read(run.folder) == run.record
+    assert keeping.take_best(run).record["best"]["taken"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_while_the_best_adapter_is_put_in_place_files_no_adapter_as_the_other(
+    overdone_here, monkeypatch, moment
+):
+    class Killed(BaseException):
+        pass
+
+    run, _ = overdone_here
+    replace_file = os.replace
+
+    def killed(source, target):
+        if Path(target).name != ADAPTER or moment == "after":
+            replace_file(source, target)
+        if Path(target).name == ADAPTER:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed)
+        keeping.take_best(run)
+    here = runs.Run(run.folder, runs.read(run.folder))
+    assert "best adapter was broken off" in records.damage(run.folder)
+    with pytest.raises(CourseError, match="nobody knows which"):
+        asked.check_saved(*here)
+    taken = keeping.take_best(here)
+    asked.check_saved(*taken)
+    assert taken.record["best"] == run.record["best"] | {"taken": True}
+    assert str(tiny_run.adapter(run.folder)) == str(tiny_run.adapter(run.folder / "best"))
+
+
+def test_where_the_adapter_cannot_be_written_the_run_is_as_it_was(overdone_here, monkeypatch):
+    run, _ = overdone_here
+    before = sorted((f.name, f.read_bytes()) for f in run.folder.iterdir() if f.is_file())
+
+    replace_file = os.replace
+
+    def refused(source, target):
+        if Path(target).name == ADAPTER:
+            raise OSError(errno.EACCES, "Permission denied")
+        replace_file(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(CourseError, match="The adapter could not"):
+        patch.setattr(os, "replace", refused)
+        keeping.take_best(run)
+    assert before == sorted((f.name, f.read_bytes()) for f in run.folder.iterdir() if f.is_file())
 
 
 def test_a_run_that_nobody_looked_at_has_no_best_adapter(overdone_here):

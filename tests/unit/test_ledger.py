@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -97,6 +98,17 @@ def test_the_table_has_a_row_for_each_run_the_newest_last(both):
 def test_held_out_losses_stand_there_at_the_end_and_at_their_lowest(both):
     looked(both[0], 6.0, 5.5, 5.2, 5.3)
     assert list(ledger.table().loc[both[0].name, ["held-out", "best"]]) == [5.3, 5.2]
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [(1.0, 5.4, 5.2, 5.3), (math.nan, 5.4, 5.2, 5.3)],
+    ids=["the untrained model was better", "NaN"],
+)
+def test_the_best_held_out_loss_is_the_one_whose_adapter_is_kept(both, losses):
+    looked(both[0], *losses)
+    assert ledger.table().loc[both[0].name, "best"] == 5.2
+    assert keeping.lowest(keeping.looks(runs.history(both[0])))[1] == 5.2
 
 
 def test_an_empty_workspace_has_an_empty_table_with_the_same_columns(both, workspace):
@@ -378,6 +390,22 @@ def test_stages_and_a_best_adapter_that_was_taken_are_repeated_too(use_tiny_llam
     )
     assert ledger.differences(run, again) == []
     assert "has the same adapter" in capsys.readouterr().out
+
+
+def test_a_run_of_the_students_own_that_was_stopped_stays_theirs(both, use_tiny_llama, workspace):
+    older, _ = both
+    own = older.with_name(f"{older.name}-2")
+    shutil.copytree(older, own)
+    change(own, "run.json", status="stopped", step=20, beside=False)
+    before = {file: file.read_bytes() for file in own.rglob("*") if file.is_file()}
+    again = one_run.repeat(older.name)
+    assert again.folder.name == f"{older.name}-3" and again.record["beside"]
+    assert {file: file.read_bytes() for file in own.rglob("*") if file.is_file()} == before
+    # One that was stopped beside it goes on.
+    change(again.folder, "run.json", status="stopped", step=24)
+    rows = selection.of_run(again)
+    assert runs.folder_for(tiny_run.CHOICE, rows, beside=True) == again.folder
+    assert runs.folder_for(tiny_run.CHOICE, rows) == own
 
 
 def test_a_run_on_a_base_in_16_bits_is_not_trained_again_on_one_in_4(both):

@@ -148,7 +148,79 @@ def test_a_relative_that_skipped_other_numbers_of_updates_is_said_to_have(
         runs.write(other, run.record | {"choice": changed, "skipped_updates": skipped})
         assert earlier.variant(run, rows, patience=2).folder == other
         said = capsys.readouterr().out
-        assert ("Updates skipped: 0 in r4-alpha8, 3 in other" in said) == bool(skipped), said
+        assert ("different: updates skipped: 0 in r4-alpha8, 3 in other" in said) == bool(
+            skipped
+        ), said
+
+
+@pytest.fixture
+def relatives(workspace, trained):
+    """A finished run; and how to make another one that `earlier.variant` with ``patience=2`` looks for."""
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    run = runs.latest()
+    choice = replace(tiny_run.CHOICE, patience=2).to_dict()
+
+    def make(name: str, **fields) -> runs.Run:
+        folder = run.folder.with_name(name)
+        shutil.copytree(run.folder, folder, dirs_exist_ok=True)
+        runs.write(folder, run.record | {"choice": choice, "beside": True} | fields)
+        return runs.Run(folder, runs.read(folder))
+
+    return run, make
+
+
+def found(run, rows) -> str:
+    """Which run `earlier.variant` takes; it fails where that would be one trained now."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(earlier, "load_and_train", lambda *_, **__: pytest.fail("trains anew"))
+        return earlier.variant(run, rows, patience=2).folder.name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fault": "useless"},
+        {"best": {"step": 8, "loss": 1.0, "taken": True}},
+        {"load_in_4bit": False, "beside": False},
+        {"number_format": "float64", "machine": {"gpu": "another"}},
+        {"chat_template": "another", "versions": {}},
+    ],
+)
+def test_a_relative_that_is_not_comparable_is_passed_over(relatives, rows, fields):
+    run, make = relatives
+    make("b-sound")
+    make("a-newest", **fields)
+    assert found(run, rows) == "b-sound"
+
+
+def test_of_several_relatives_the_newest_one_is_taken(relatives, rows):
+    run, make = relatives
+    for name in ("b", "a", "c"):
+        make(name)
+    assert found(run, rows) == "c"
+
+
+def test_where_this_machine_computes_otherwise_a_relative_from_here_is_not_trained_again(
+    relatives, rows, capsys
+):
+    run, make = relatives
+    make("here")
+    base = run._replace(record=run.record | {"number_format": "float64", "machine": {}})
+    assert found(base, rows) == "here"
+    now = run.record["number_format"]
+    assert f"number format is float64 in r4-alpha8, {now} in here." in capsys.readouterr().out
+
+
+def test_what_else_differs_in_a_relative_is_said_in_one_line(relatives, rows, capsys):
+    run, make = relatives
+    make("b")
+    assert found(run, rows) == "b"
+    assert capsys.readouterr().out == "Using the run b.\n", "what was asked for is not said"
+    make("b", versions=run.record["versions"] | {"peft": "0.1"}, heldout={"sha": "other"})
+    assert found(run, rows) == "b"
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and said[1].startswith("Not asked for, and different: ")
+    assert "held-out losses cannot be compared" in said[1] and "0.1 in b" in said[1]
 
 
 def test_nothing_of_a_training_that_was_broken_off_is_in_the_next_one(workspace, rows):
@@ -185,6 +257,8 @@ def test_a_second_stop_breaks_off_at_once_and_the_newest_checkpoint_is_gone_on_f
     assert "after step 13 of 24" in said and "checkpoint-10" in said
     run = training.train(trainer, tiny_run.CHOICE, rows)
     tiny_run.assert_same_adapter(run, trained.run)
+    # Also what TRL counts by itself.
+    assert runs.losses(run.folder, "num_tokens") == runs.losses(trained.run.folder, "num_tokens")
 
 
 def test_a_disk_that_is_full_ends_in_a_sentence_and_the_same_cell_goes_on(workspace, rows, trained):
