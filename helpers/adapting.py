@@ -166,7 +166,8 @@ def put_back(model, folder: Path) -> None:
     saved, here = _saved(folder), _numbers(model)
     if {n: t.shape for n, t in saved.items()} == {n: p.shape for n, p in here.items()}:
         for name, parameter in here.items():
-            parameter.data = saved[name].to(parameter.device)
+            # A copy: what safetensors loads is the file itself, and changes when somebody writes into that.
+            parameter.data = saved[name].to(parameter.device, copy=True)
         model.trained_in = str(folder)
 
 

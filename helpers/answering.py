@@ -144,7 +144,7 @@ def check_context(model, count: int, what: str) -> None:
         raise CourseError(
             f"{what} takes {count:,} tokens, and this model has {limit:,} positions.",
             "It was trained on texts up to that length; beyond it, what it writes is worthless.",
-            "Shorten the text, leave it out, or lower max_new_tokens.",
+            "Shorten the text or leave it out; where the model answers, a lower max_new_tokens may be enough.",
         )
 
 

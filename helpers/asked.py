@@ -208,6 +208,12 @@ def check_saved(folder: Path, record: dict, anew: str = FROM_THE_ADAPTER_ON) -> 
         anew: how the student trains this run again, once its folder is away.
     """
     again = f"To train it again, move that folder away. {anew}"
+    if not folder.is_dir():
+        raise CourseError(
+            f"The folder {folder} is gone.",
+            "It was deleted or moved, or the workspace was: the run's adapter was in it.",
+            f"Put it back; or train anew. {anew}",
+        )
     if (record.get("best") or {}).get("taking"):
         raise CourseError(
             f"The adapter of the run {folder.name} is its last one or its best one: nobody knows which.",
@@ -249,7 +255,14 @@ def check_model(model, run: runs.Run) -> None:
         run: what `training.train` or `earlier.finished_run` returned.
     """
     if not adapting.holds(model, run.folder):
-        check_saved(run.folder, run.record)
+        now = runs.read(run.folder)
+        check_saved(run.folder, now or run.record)
+        if now.get("files") != run.record.get("files"):
+            raise CourseError(
+                f"The run {run.folder.name} is not what it was when this session trained or found it.",
+                "Another notebook went on with it, or took its best adapter.",
+                "Restart the session, and run the cells in their order: they take the run as it is now.",
+            )
         raise CourseError(
             f"The model in this session does not hold the adapter of the run {run.folder.name}.",
             "The model or its adapter was made anew since, or another run is the latest by now.",

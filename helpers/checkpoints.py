@@ -147,7 +147,7 @@ def _fault(checkpoint: Path, step: int, sizes: dict[str, int]) -> str | None:
             if name not in here:
                 return f"{name} is missing"
         for name, size in here.items():
-            if size == 0 or size != sizes.get(name, size) or not _is_whole(checkpoint / name):
+            if size == 0 or size != sizes.get(name, size) or not is_whole(checkpoint / name):
                 return f"{name} is cut off"
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         return None if state["global_step"] == step else f"{STATE} is of another step"
@@ -155,7 +155,7 @@ def _fault(checkpoint: Path, step: int, sizes: dict[str, int]) -> str | None:
         return f"it cannot be read: {error}"
 
 
-def _is_whole(file: Path) -> bool:
+def is_whole(file: Path) -> bool:
     """Whether a file of one of the kinds that Trainer writes ends where it should."""
     from safetensors import safe_open
 

@@ -25,6 +25,7 @@ from helpers import (
     memory,
     models,
     progress,
+    records,
     runs,
     selection,
     stages,
@@ -111,7 +112,8 @@ def check_belongs(checkpoint: Path, record: dict) -> None:
             f"{checkpoint.name} in {checkpoint.parent.name} is of another run: other {', other '.join(map(_word, other))}.",
             "It was copied here, another machine or COURSE_HELDOUT made it, or the run's record was edited. One run would go "
             "on as another.",
-            f"Set back what has changed, or move that folder ({checkpoint}) away, then run this cell again.",
+            "Set back what has changed, then run this cell again. Or train anew: move all checkpoint folders in "
+            f"{checkpoint.parent} away. {progress.FROM_THE_ADAPTER_ON}",
         )
     before, now = so_far.get("versions") or {}, record["versions"]
     moved = [f"{n} {before[n]} (now {now[n]})" for n in now if before.get(n, now[n]) != now[n]]
@@ -207,7 +209,8 @@ def best_of(folder: Path) -> dict | None:
     """``{"step": …, "loss": …}`` of the adapter in a run's ``best/``; ``None`` where there is none."""
     _bring_best_back(folder)
     noted = workspace.read_json(folder.absolute() / BEST / "best.json")
-    whole = isinstance(noted, dict) and (folder / BEST / ADAPTER).is_file()
+    noted = noted if isinstance(noted, dict) and {"step", "loss"} <= noted.keys() else None
+    whole = noted is not None and (folder / BEST / ADAPTER).is_file()
     return {name: noted[name] for name in ("step", "loss")} if whole else None
 
 
@@ -231,12 +234,12 @@ def say_end(folder: Path, record: dict, history: list[dict]) -> None:
         )
 
 
-def take_best(run: runs.Run, model=None) -> runs.Run:
+def take_best(run: str | runs.Run, model=None) -> runs.Run:
     """Make the adapter with the lowest held-out loss the one of a run; the last one stays in the newest checkpoint, if
     there is one (on Drive a finished run keeps none).
 
     Args:
-        run: a finished or stopped run.
+        run: a finished or stopped run, or its name.
         model: the model that holds the run's adapter in this session; it gets the best one too.
 
     Returns:
@@ -244,8 +247,9 @@ def take_best(run: runs.Run, model=None) -> runs.Run:
 
     Raises:
         CourseError: nobody looked at held-out rows while it trained; it is being trained, has not ended, or is another
-            run by now; or ``model`` holds another adapter.
+            run by now; the best adapter is damaged; or ``model`` holds another adapter.
     """
+    run = run if isinstance(run, runs.Run) else records.find(run)
     folder = run.folder.absolute()
     if not folder.is_dir():
         raise _no_best(folder)
@@ -256,6 +260,12 @@ def take_best(run: runs.Run, model=None) -> runs.Run:
         if model is not None:
             asked.check_model(model, runs.Run(folder, record))
         asked.check_saved(folder / BEST, {"choice": record["choice"]})
+        if not checkpoints.is_whole(folder / BEST / ADAPTER):
+            raise CourseError(
+                f"The best adapter of the run {folder.name} is damaged: {BEST}/{ADAPTER} is cut off or changed.",
+                "The disk was full when it was copied, or somebody edited it.",
+                "Go on with the adapter that the run has: it stays as it is.",
+            )
         record = _put_best(folder, record, best)
         if model is not None:
             adapting.put_back(model, folder)

@@ -100,6 +100,8 @@ def _status(folder: Path, record: dict, state: dict) -> str:
         return f"{found}, useless adapter" if record.get("fault") else found
     if claims.holder(folder) is not None:
         return "being trained"
+    if step := record.get("diverged"):
+        return f"diverged in step {step}"
     return f"{'stopped' if record['status'] == 'stopped' else 'interrupted'} {at}"
 
 

@@ -53,7 +53,9 @@ def _need_repeatable(run: runs.Run) -> None:
         raise CourseError(
             f"The run {name} is not finished.",
             "Trained again, it would go on where it is, instead of from the first step.",
-            "Finish it in notebook 05 with the same choice and conversations, then run this cell again.",
+            "It diverged: another learning_rate or lora_alpha is needed, so train with another choice."
+            if record.get("diverged")
+            else "Finish it in notebook 05 with the same choice and conversations, then run this cell again.",
         )
     if record.get("load_in_4bit") is False:
         raise CourseError(

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 # A checkpoint is written when so much time has passed since the last one, or after training.SAVE_STEPS steps.
 SAVE_SECONDS = 120
 
-FROM_THE_ADAPTER_ON = "Run the cells again in their order, from the one that adds the adapter (adapting.add_adapter) on."
+FROM_THE_ADAPTER_ON = (
+    "Run the cells again in their order, from the one that adds the adapter (adapting.add_adapter) on; only this cell "
+    "where it makes the adapter itself."
+)
 
 
 class Clock(TrainerCallback):
@@ -233,6 +236,8 @@ def _smaller(choice: Choice, config, rows_at_once: int, lengths: list[int]) -> s
 def diverged(trainer, folder: Path, choice: Choice, what: str) -> CourseError:
     """What is said where a loss or the adapter is no number any more, with the usual causes."""
     checkpoint = runs.newest_checkpoint(folder)
+    with contextlib.suppress(OSError, CourseError):  # the disk may be full, too
+        runs.write(folder, runs.read(folder) | {"diverged": trainer.state.global_step})
     known = cautions.extremes(
         replace(choice, learning_rate=trainer.args.learning_rate), trainer.model.config
     )
@@ -248,7 +253,12 @@ def diverged(trainer, folder: Path, choice: Choice, what: str) -> CourseError:
         f"(here {trainer.args.learning_rate:g}), or alpha / r (here {choice.lora_alpha:g} / {choice.r}), is too large."
         + half
         + "".join(f" {one}" for one in known),
-        f"Make learning_rate or lora_alpha ten times smaller in the choice. {FROM_THE_ADAPTER_ON}",
+        (
+            "Choose as it says there. "
+            if known
+            else "Make learning_rate or lora_alpha ten times smaller in the choice. "
+        )
+        + FROM_THE_ADAPTER_ON,
     )
 
 

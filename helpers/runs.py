@@ -5,7 +5,9 @@ A folder holds what the Trainer writes (checkpoints, ``trainer_state.json``), th
 """
 
 import contextlib
+import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -61,26 +63,33 @@ def folder_for(
 
     selection.check_rows(conversations)
     wanted = asked_of(choice, conversations, models.name_of(model))
-    runs = workspace.path("runs")
-    name = name_of(choice)
-    number, finished = 1, None
-    while True:
-        folder = runs / (name if number == 1 else f"{name}-{number}")
-        if not folder.exists() or not any(folder.iterdir()):
-            workspace.make(folder)
-            if finished:
-                print(f"{finished} is a finished run with these settings: {folder.name} is new.")
-            return folder
+    finished, taken = None, _numbered(name_of(choice))
+    for folder in taken.values():
         record = read(folder)
-        if is_same(record, wanted):
-            own = not record.get("beside")
-            if record.get("status") in UNFINISHED and not (beside and own):
-                claims.refuse(folder)
-                print(f"An interrupted run with these settings is in {folder.name}.")
-                return folder
-            if record.get("status") not in UNFINISHED:
-                finished = finished or folder.name
-        number += 1
+        if not is_same(record, wanted):
+            continue
+        if record.get("status") not in UNFINISHED:
+            finished = finished or folder.name
+        elif not beside or record.get("beside"):
+            claims.refuse(folder)
+            print(f"An interrupted run with these settings is in {folder.name}.")
+            return folder
+    number = next(n for n in itertools.count(1) if n not in taken)
+    folder = workspace.path("runs", name_of(choice) + (f"-{number}" if number > 1 else ""))
+    workspace.make(folder)
+    if finished:
+        print(f"{finished} is a finished run with these settings: {folder.name} is new.")
+    return folder
+
+
+def _numbered(name: str) -> dict[int, Path]:
+    """The folders of this name that hold something, by the number at its end; the first one has none."""
+    found = {}
+    for folder in workspace.path("runs").glob(f"{name}*"):
+        number = re.fullmatch(r"(?:-([1-9][0-9]*))?", folder.name.removeprefix(name))
+        if number and (not folder.is_dir() or any(folder.iterdir())):
+            found[int(number[1] or 1)] = folder
+    return dict(sorted(found.items()))
 
 
 def name_of(choice: Choice) -> str:
@@ -167,7 +176,9 @@ def missing() -> str:
         return "No finished run in this workspace"
     folder = workspace.path("runs", name)
     if _has_adapter(folder):
-        return f"The run that was stopped last, {name}, goes on since, and has not ended"
+        if claims.holder(folder) is not None:
+            return f"The run that was stopped last, {name}, goes on since, and has not ended"
+        return f"The run {name} went on and was interrupted: notebook 05 finishes it, with the same choice"
     what = f"has no {ADAPTER} any more" if folder.is_dir() else "is gone"
     return f"The run that finished last, {name}, {what} (it was in {folder.parent})"
 

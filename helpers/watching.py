@@ -191,8 +191,8 @@ def _fitting(answers: list[Answer], limit: float) -> list[Answer]:
     kept = [answer for answer in answers if len(answer.ids) <= limit]
     if len(kept) < len(answers):
         print(
-            f"{len(answers) - len(kept)} of {len(answers)} held-out rows are longer than {limit} tokens "
-            f"(max_length): {'the loss while training is that of the others' if kept else 'none is left to look at'}."
+            f"{len(answers) - len(kept)} of {len(answers)} held-out rows are longer than {limit} tokens (max_length, or "
+            f"what the model can read): {'the loss while training is that of the others' if kept else 'none is left to look at'}."
         )
     return kept
 

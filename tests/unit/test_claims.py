@@ -180,3 +180,14 @@ def test_stop_in_the_moment_of_beginning_leaves_the_folder_free(folder, monkeypa
     with pytest.raises(KeyboardInterrupt), claims.claim(folder):
         raise AssertionError("it never begins")
     assert not (folder / claims.NAME).exists()
+
+
+def test_an_interrupted_run_is_found_behind_a_number_that_is_free_again(interrupted, workspace):
+    rows = tiny_run.conversations()
+    later = interrupted.with_name(f"{interrupted.name}-3")
+    interrupted.rename(later)
+    assert runs.folder_for(tiny_run.CHOICE, rows) == later
+    interrupted.mkdir()  # made for a run, and empty
+    assert runs.folder_for(tiny_run.CHOICE, rows) == later
+    interrupted.with_name(f"{interrupted.name}5").mkdir()  # of another alpha
+    assert runs.folder_for(tiny_run.CHOICE, rows.select(range(8))) == interrupted

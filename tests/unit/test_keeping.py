@@ -23,6 +23,7 @@ from helpers import (
     asked,
     data,
     keeping,
+    ledger,
     presets,
     progress,
     records,
@@ -163,6 +164,34 @@ def test_no_best_adapter_is_taken_of_another_run_or_one_that_has_not_ended(
         keeping.take_best(run)
     assert run.folder.joinpath(ADAPTER).read_bytes() == before
     assert runs.read(run.folder) == run.record | fields
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (ADAPTER, lambda whole: whole[:1000], "is damaged: best/adapter_model.safetensors"),
+        ("best.json", lambda whole: b"{}", "has no folder best"),
+    ],
+)
+def test_a_damaged_best_adapter_is_not_taken(overdone_here, name, content, said):
+    run, _ = overdone_here
+    file, before = run.folder / "best" / name, run.folder.joinpath(ADAPTER).read_bytes()
+    file.write_bytes(content(file.read_bytes()))
+    with pytest.raises(CourseError, match=said):
+        keeping.take_best(run.folder.name)
+    assert run.folder.joinpath(ADAPTER).read_bytes() == before
+    assert runs.read(run.folder) == run.record
+
+
+def test_a_run_that_is_gone_or_was_changed_by_another_notebook_is_said(overdone_here):
+    run, fitted = overdone_here
+    runs.write(run.folder, run.record | {"files": {}})
+    (run.folder / ADAPTER).write_bytes((run.folder / "best" / ADAPTER).read_bytes())
+    with pytest.raises(CourseError, match="is not what it was when this session"):
+        asked.check_model(fitted.model, run)
+    shutil.rmtree(run.folder)
+    with pytest.raises(CourseError, match="is gone"):
+        asked.check_model(fitted.model, run)
 
 
 def test_a_run_that_another_process_trains_keeps_its_adapter_and_its_record(overdone_here):
@@ -355,6 +384,7 @@ def test_a_loss_that_is_no_number_ends_the_training_at_once_and_says_why(workspa
     assert "alpha / r (here 8 / 4)" in said and "learning_rate = 1e+30 is very high" in said
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert all(map(math.isfinite, losses[:-1])) and not math.isfinite(losses[-1])
+    assert "diverged in step" in ledger.table()["status"]["r4-alpha8"]
     folder = workspace / "runs" / "r4-alpha8"
     assert (
         not list(folder.glob("checkpoint-*"))

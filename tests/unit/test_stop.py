@@ -13,7 +13,17 @@ import torch
 from full_disk import files_limited_to
 from transformers import TrainerCallback
 
-from helpers import adapting, answering, asked, earlier, keeping, models, progress, runs, training
+from helpers import (
+    adapting,
+    answering,
+    asked,
+    earlier,
+    keeping,
+    models,
+    progress,
+    runs,
+    training,
+)
 from helpers import workspace as places
 from helpers.errors import CourseError
 from helpers.panel import Panel
@@ -116,7 +126,7 @@ def test_in_a_new_session_a_stopped_run_goes_on_in_its_folder(stopped, trained, 
 def test_a_stopped_run_that_goes_on_is_nobody_s_latest_until_it_ends(stopped, rows):
     runs.write(stopped.run.folder, stopped.run.record | {"status": "started"})
     assert runs.latest() is None
-    assert "goes on since" in runs.missing()
+    assert "went on and was interrupted" in runs.missing()
 
 
 def test_a_relative_of_a_run_is_compared_as_a_whole_only(workspace, rows, trained, monkeypatch):
