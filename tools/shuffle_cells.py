@@ -130,7 +130,7 @@ class Kernel:
 
     def __init__(self):
         from jupyter_client.manager import KernelManager
-        from kernels import sockets
+        from notebook_kernels import sockets
 
         self.manager = KernelManager(kernel_name="python3", **sockets())
         self.manager.start_kernel(cwd=str(ROOT / "notebooks"))

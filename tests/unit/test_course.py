@@ -54,7 +54,7 @@ def test_a_workspace_in_quotes_with_a_space_is_one_folder_for_every_kernel(
 ):
     write(tmp_path, "import os; print(os.environ['COURSE_WORKSPACE'])")
     monkeypatch.setattr(course.record, "notebooks", lambda names: [tmp_path / "09_example.ipynb"])
-    monkeypatch.setattr(course.kernels, "prepare_model", lambda python: None)
+    monkeypatch.setattr(course.notebook_kernels, "prepare_model", lambda python: None)
     monkeypatch.setattr(course, "OUT", tmp_path / "out")
     monkeypatch.setattr(sys, "argv", ["course.py", "09"])
     monkeypatch.chdir(tmp_path)
