@@ -39,7 +39,7 @@ def curves(trainer) -> dict[str, list]:
 
 def watched(found: dict, failures: list[str]):
     """The course's training; what it wrote down."""
-    from helpers import adapting, keeping, labels, models, runs, training
+    from helpers import adapting, best_adapter, labels, models, runs, training
     from helpers.choice import Choice
 
     choice, rows = Choice(r=16, num_train_epochs=1), conversations()
@@ -70,7 +70,7 @@ def watched(found: dict, failures: list[str]):
     without = [name for name, files in found["checkpoints"].items() if "scaler.pt" not in files]
     if without or not kept:
         failures.append(f"without the gradient scaler's state: {without or 'no checkpoint'}")
-    run = keeping.take_best(run, model)
+    run = best_adapter.take(run, model)
     found["the best adapter, in this session"] = looked(model, tokenizer)
     arguments = trainer.args
     del trainer, model

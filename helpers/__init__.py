@@ -39,7 +39,8 @@ Open these when you need them.
     adapting            add the chosen adapter to a model; say which one it holds                   00 05
     runs                folders of runs: where one goes, what it recorded                           00 05 07
     checkpoints         which checkpoint to go on from                                              –
-    keeping             of a training: whole checkpoints, the best adapter, the record              –
+    best_adapter        the adapter with the lowest held-out loss: kept, and taken when asked       –
+    keeping             of a training: whole checkpoints, the record                                –
     copies              copies of a run on Google Drive, made and brought back                      –
     copier              copies to Drive while a run trains                                          –
     bundle              a run as one zip, to take along                                             05

@@ -218,8 +218,8 @@ def check_saved(folder: Path, record: dict, anew: str = FROM_THE_ADAPTER_ON) -> 
         raise CourseError(
             f"The adapter of the run {folder.name} is its last one or its best one: nobody knows which.",
             "The machine went away, or Stop was pressed, while the best one was put in its place.",
-            f"from helpers import keeping, runs, workspace; folder = workspace.path('runs', {folder.name!r}); "
-            "keeping.take_best(runs.Run(folder, runs.read(folder))) puts the best one there. Then run this cell again.",
+            f"from helpers import best_adapter, runs, workspace; folder = workspace.path('runs', {folder.name!r}); "
+            "best_adapter.take(runs.Run(folder, runs.read(folder))) puts the best one there. Then run this cell again.",
         )
     file = folder / "adapter_config.json"
     try:

@@ -30,13 +30,13 @@ def repeat(name: str | runs.Run) -> runs.Run:
     for package, version in then.items():
         if (now := _version(package)) != version:
             print(f"{package} was {version} then, and is {now} now.")
-    from helpers import earlier, keeping  # with Unsloth, which the rest here can do without
+    from helpers import best_adapter, earlier  # with Unsloth, which the rest here can do without
 
     again = earlier.load_and_train(choice, rows, run.record["model"], latest=False)
     if again.record["status"] != "finished":  # Stop was pressed, and it was said how to go on
         return again
     if records.mapping(run.record.get("best")).get("taken"):
-        again = keeping.take_best(again)
+        again = best_adapter.take(again)
     # The versions were said above.
     alike = again._replace(record=again.record | {"versions": then})
     for line in comparing.differences(run, alike):

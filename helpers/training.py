@@ -14,7 +14,17 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from helpers import adapting, asked, checkpoints, claims, copier, copies, data, keeping
+from helpers import (
+    adapting,
+    asked,
+    best_adapter,
+    checkpoints,
+    claims,
+    copier,
+    copies,
+    data,
+    keeping,
+)
 from helpers import memory, models, presets, progress, runs, selection, stages, tokens, workspace
 from helpers.choice import Choice
 from helpers.errors import CourseError
@@ -240,7 +250,7 @@ def _checkpoint(trainer: SFTTrainer, folder: Path, record: dict, before: dict) -
             progress.FROM_THE_ADAPTER_ON,
         )
     else:
-        keeping.forget_best(folder)
+        best_adapter.forget(folder)
         if before:
             print("No whole checkpoint is there: training starts anew.")
     return checkpoint
@@ -253,11 +263,11 @@ def _listen(
     so_far: dict,
     choice: Choice,
     watch: list[TrainerCallback],
-) -> tuple[Clock, keeping.Best]:
+) -> tuple[Clock, best_adapter.Best]:
     """Give the trainer what listens to its steps, in the order in which they have to hear of one."""
     updates = Updates(so_far.get("updates", 0), so_far.get("skipped_updates", 0))
     clock = Clock(folder, record, so_far, updates)
-    best = keeping.Best(folder, choice.patience)
+    best = best_adapter.Best(folder, choice.patience)
     panel = Panel(updates, keeping.predicted_gib(record, trainer.model), stages.borders(record))
     guard = Guard(trainer, folder, choice)
     for callback in (updates, clock, *watch, guard, best, panel):
@@ -283,7 +293,7 @@ def _save(trainer: SFTTrainer, folder: Path, record: dict, ended_early: bool) ->
         trainer.save_model(str(folder))
         trainer.save_state()
     record["files"] = checkpoints.sizes_in(folder, runs.KEPT_FILES)
-    record["best"] = keeping.best_of(folder)
+    record["best"] = best_adapter.of(folder)
     asked.check_saved(folder, record)
     trainer.model.trained_in = str(folder)
     runs.write(folder, record)

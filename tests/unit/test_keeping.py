@@ -21,14 +21,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from helpers import (
     adapting,
     asked,
+    best_adapter,
     data,
-    keeping,
     ledger,
     presets,
     progress,
     records,
     runs,
     selection,
+    trainer_files,
     training,
 )
 from helpers import workspace as places
@@ -114,7 +115,7 @@ def test_the_adapter_with_the_lowest_heldout_loss_is_kept(overdone):
 def test_the_best_adapter_is_taken_when_asked_and_the_last_one_is_not_lost(overdone_here, capsys):
     run, fitted = overdone_here
     last = tiny_run.adapter(run.folder)
-    taken = keeping.take_best(run, fitted.model)
+    taken = best_adapter.take(run, fitted.model)
     assert f"adapter of step {run.record['best']['step']}" in capsys.readouterr().out
     assert taken == runs.latest() and taken.record["best"]["taken"]
     assert adapting.holds(fitted.model, run.folder)
@@ -124,7 +125,7 @@ def test_the_best_adapter_is_taken_when_asked_and_the_last_one_is_not_lost(overd
     (newest,) = run.folder.glob(f"checkpoint-{fitted.trainer.state.max_steps}")
     assert str(tiny_run.adapter(newest)) == str(last) != str(tiny_run.adapter(run.folder))
     # Twice is as once.
-    assert keeping.take_best(taken, fitted.model) == taken
+    assert best_adapter.take(taken, fitted.model) == taken
 
 
 def test_a_model_with_another_adapter_gets_none_of_this_run(overdone_here):
@@ -133,7 +134,7 @@ def test_a_model_with_another_adapter_gets_none_of_this_run(overdone_here):
     first.data = first.data + 1
     before = str(tiny_run.adapter(run.folder))
     with pytest.raises(CourseError, match="does not hold the adapter"):
-        keeping.take_best(run, fitted.model)
+        best_adapter.take(run, fitted.model)
     assert str(tiny_run.adapter(run.folder)) == before
 
 
@@ -141,7 +142,7 @@ def test_an_old_copy_of_a_run_does_not_overwrite_what_its_record_says_by_now(ove
     run, _ = overdone_here
     now = runs.read(run.folder)
     old = run._replace(record=run.record | {"status": "stopped", "step": 9, "minutes": 99.0})
-    taken = keeping.take_best(old)
+    taken = best_adapter.take(old)
     changed = {"best": run.record["best"] | {"taken": True}, "files": taken.record["files"]}
     assert taken.record == runs.read(run.folder) == now | changed
 
@@ -161,7 +162,7 @@ def test_no_best_adapter_is_taken_of_another_run_or_one_that_has_not_ended(
     runs.write(run.folder, run.record | fields)
     before = run.folder.joinpath(ADAPTER).read_bytes()
     with pytest.raises(CourseError, match=said):
-        keeping.take_best(run)
+        best_adapter.take(run)
     assert run.folder.joinpath(ADAPTER).read_bytes() == before
     assert runs.read(run.folder) == run.record | fields
 
@@ -178,7 +179,7 @@ def test_a_damaged_best_adapter_is_not_taken(overdone_here, name, content, said)
     file, before = run.folder / "best" / name, run.folder.joinpath(ADAPTER).read_bytes()
     file.write_bytes(content(file.read_bytes()))
     with pytest.raises(CourseError, match=said):
-        keeping.take_best(run.folder.name)
+        best_adapter.take(run.folder.name)
     assert run.folder.joinpath(ADAPTER).read_bytes() == before
     assert runs.read(run.folder) == run.record
 
@@ -204,11 +205,11 @@ def test_a_run_that_another_process_trains_keeps_its_adapter_and_its_record(over
     ) as other:
         other.stdout.readline()
         with pytest.raises(CourseError, match=f"being trained already, by process {other.pid}"):
-            keeping.take_best(run)
+            best_adapter.take(run)
         other.communicate("\n")
     assert run.folder.joinpath(ADAPTER).read_bytes() == before
     assert runs.read(run.folder) == run.record
-    assert keeping.take_best(run).record["best"]["taken"]
+    assert best_adapter.take(run).record["best"]["taken"]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -229,12 +230,12 @@ def test_a_kill_while_the_best_adapter_is_put_in_place_files_no_adapter_as_the_o
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(os, "replace", killed)
-        keeping.take_best(run)
+        best_adapter.take(run)
     here = runs.Run(run.folder, runs.read(run.folder))
     assert "best adapter was broken off" in records.damage(run.folder)
     with pytest.raises(CourseError, match="nobody knows which"):
         asked.check_saved(*here)
-    taken = keeping.take_best(here)
+    taken = best_adapter.take(here)
     asked.check_saved(*taken)
     assert taken.record["best"] == run.record["best"] | {"taken": True}
     assert str(tiny_run.adapter(run.folder)) == str(tiny_run.adapter(run.folder / "best"))
@@ -253,7 +254,7 @@ def test_where_the_adapter_cannot_be_written_the_run_is_as_it_was(overdone_here,
 
     with monkeypatch.context() as patch, pytest.raises(CourseError, match="The adapter could not"):
         patch.setattr(os, "replace", refused)
-        keeping.take_best(run)
+        best_adapter.take(run)
     assert before == sorted((f.name, f.read_bytes()) for f in run.folder.iterdir() if f.is_file())
 
 
@@ -261,7 +262,7 @@ def test_a_run_that_nobody_looked_at_has_no_best_adapter(overdone_here):
     run, _ = overdone_here
     shutil.rmtree(run.folder / "best")
     with pytest.raises(CourseError, match="has no folder best"):
-        keeping.take_best(run)
+        best_adapter.take(run)
 
 
 def test_a_run_that_begins_anew_forgets_what_an_earlier_attempt_kept(workspace, capsys):
@@ -290,7 +291,7 @@ def test_with_patience_a_training_ends_early_and_the_record_says_so(
     assert losses[-1] >= losses[-2]
     assert record["step"] == looks[-1][0] < record["steps"]
     assert f"ended early, after step {record['step']} of {record['steps']}" in said
-    assert f"lowest at step {looks[-2][0]}" in said and "keeping.take_best" in said
+    assert f"lowest at step {looks[-2][0]}" in said and "best_adapter.take" in said
     # Until there it is the training without patience.
     assert (
         looks
@@ -327,11 +328,11 @@ def test_a_training_that_was_stopped_ends_early_where_one_that_was_not_does(
     run = training.train(trainer, choice, rows)
     assert (run.record["ended_early"], run.record["step"]) == (True, 20)
     history = runs.history(run.folder)
-    assert [step for step, _ in keeping.looks(history)] == [5, 10, 13, 15, 17, 20]
-    usual = keeping.looks(runs.history(whole.run.folder))
-    assert keeping.looks(history, usual=True) == usual[:4]
+    assert [step for step, _ in trainer_files.looks(history)] == [5, 10, 13, 15, 17, 20]
+    usual = trainer_files.looks(runs.history(whole.run.folder))
+    assert trainer_files.looks(history, usual=True) == usual[:4]
     # The best adapter may be one of a look that was added.
-    step, loss = keeping.lowest(keeping.looks(history))
+    step, loss = trainer_files.lowest(trainer_files.looks(history))
     assert run.record["best"] == {"step": step, "loss": loss}
     saved = tiny_run.adapter(run.folder / "best")
     assert all(torch.equal(saved[name], overdo.taken[step][name]) for name in saved)
@@ -344,7 +345,7 @@ def test_a_training_that_was_stopped_ends_early_where_one_that_was_not_does(
 def test_looks_that_stop_added_change_nothing_in_when_a_training_ends(taken, patience):
     """Losses from 1 to 5, and whether only Stop made the training look."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keeping, "_keep_best", lambda *_: None)
+        patch.setattr(best_adapter, "_keep", lambda *_: None)
         history = [
             {"step": n, "heldout_loss": loss} | ({"added": True} if added else {})
             for n, (loss, added) in enumerate(taken, 1)
@@ -356,7 +357,7 @@ def test_looks_that_stop_added_change_nothing_in_when_a_training_ends(taken, pat
 
 def _end(history: list[dict], patience: int) -> int | None:
     """After which step a training with these looks ends early."""
-    best = keeping.Best(None, patience)
+    best = best_adapter.Best(None, patience)
     for n, entry in enumerate(history, 1):
         state = TrainerState(global_step=entry["step"], max_steps=99, log_history=history[:n])
         best.on_step_end(None, state, TrainerControl())

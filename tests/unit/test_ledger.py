@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from helpers import (
     adapting,
+    best_adapter,
     claims,
     copies,
-    keeping,
     ledger,
     models,
     one_run,
@@ -108,7 +108,7 @@ def test_held_out_losses_stand_there_at_the_end_and_at_their_lowest(both):
 def test_the_best_held_out_loss_is_the_one_whose_adapter_is_kept(both, losses):
     looked(both[0], *losses)
     assert ledger.table().loc[both[0].name, "best"] == 5.2
-    assert keeping.lowest(keeping.looks(runs.history(both[0])))[1] == 5.2
+    assert trainer_files.lowest(trainer_files.looks(runs.history(both[0])))[1] == 5.2
 
 
 def test_an_empty_workspace_has_an_empty_table_with_the_same_columns(both, workspace):
@@ -381,7 +381,7 @@ def test_stages_and_a_best_adapter_that_was_taken_are_repeated_too(use_tiny_llam
     model, tokenizer = models.load(max_seq_length=choice.max_length)
     parts = [stages.Stage(rows.select(range(8)), 2), stages.Stage(rows.select(range(8, 12)), 1)]
     run = stages.train(adapting.add_adapter(model, choice), tokenizer, parts, choice)
-    run = keeping.take_best(run)
+    run = best_adapter.take(run)
     again = one_run.repeat(run)
     tiny_run.assert_same_adapter(again, run)
     assert (again.record["stages"], again.record["best"]) == (

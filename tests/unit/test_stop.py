@@ -17,8 +17,8 @@ from helpers import (
     adapting,
     answering,
     asked,
+    best_adapter,
     earlier,
-    keeping,
     models,
     progress,
     runs,
@@ -82,7 +82,7 @@ def test_stop_ends_after_the_step_with_a_run_and_the_same_cell_goes_on_to_the_sa
     tiny_run.assert_same_adapter(run, trained.run)
     assert runs.losses(run.folder) == runs.losses(trained.run.folder)
     # One clock, one plot, one listener, however often it was stopped.
-    for kind in (Clock, Guard, keeping.Best, Looking, Panel, Stop, Updates):
+    for kind in (Clock, Guard, best_adapter.Best, Looking, Panel, Stop, Updates):
         assert sum(isinstance(one, kind) for one in trainer.callback_handler.callbacks) == 1
 
 
