@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import adapting, checkpoints, models, runs, stages, workspace
+from helpers import adapting, manifests, models, runs, stages, workspace
 from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
 from helpers.progress import FROM_THE_ADAPTER_ON
+from helpers.trainer_files import ADAPTER
 
 # What decides about the result, and is the same in every run of the course.
 FIXED = (
@@ -168,7 +169,7 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
             f"Load the model with {' and '.join(began[name] for name in changed)}, or move that folder away; then run "
             "the cells from the one with models.load on.",
         )
-    wanted = {name: record[name] for name in ("model", "choice", "ids", "data")}
+    wanted = {name: record[name] for name in runs.IDENTITY}
     if before and not runs.is_same(before, wanted):
         raise CourseError(
             f"The folder {folder.name} holds another run.",
@@ -208,9 +209,9 @@ def check_saved(folder: Path, record: dict, anew: str = FROM_THE_ADAPTER_ON) -> 
         anew: how the student trains this run again, once its folder is away.
     """
     again = f"To train it again, move that folder away. {anew}"
-    if not folder.is_dir():
+    if not any((folder / name).exists() for name in ("run.json", "adapter_config.json", ADAPTER)):
         raise CourseError(
-            f"The folder {folder} is gone.",
+            f"The folder {folder} is gone, or empty.",
             "It was deleted or moved, or the workspace was: the run's adapter was in it.",
             f"Put it back; or train anew. {anew}",
         )
@@ -228,22 +229,39 @@ def check_saved(folder: Path, record: dict, anew: str = FROM_THE_ADAPTER_ON) -> 
         raise CourseError(
             f"{file} cannot be read: {error}.",
             "It was deleted, cut off or edited by hand. An adapter is of no use without it.",
-            f"Copy the file of this name from a checkpoint folder beside it. {again}",
+            f"{_spare(folder, record, file.name)}{again}",
         ) from error
-    here = checkpoints.sizes_in(folder)
-    for name, size in record.get("files", {}).items():
-        if here.get(name) != size:
-            raise CourseError(
-                f"{name} in {folder} is {'cut off or changed' if name in here else 'gone'}.",
-                f"It had {size:,} bytes when the run was saved. Without it the model would answer otherwise, or not at all.",
-                f"Copy the file of this name from a checkpoint folder beside it. {again}",
-            )
+    if wrong := manifests.changed(folder, record):
+        raise CourseError(
+            f"In {folder}, {wrong}.",
+            "The run was saved with another file. Without that the model would answer otherwise, or not at all.",
+            f"{_spare(folder, record, wrong.split()[0])}{again}",
+        )
     choice = choice_from(record.get("choice"), folder / "run.json", runs.TRAIN_AGAIN)
     if wrong := adapting.differences(settings, choice):
         raise CourseError(
             f"The adapter in {folder} is not the chosen one: {'; '.join(wrong)}.",
             "It comes from another run.",
             again,
+        )
+
+
+def _spare(folder: Path, record: dict, name: str) -> str:
+    """Where the same file of a run is once more, as advice; empty where it is not."""
+    taken = (record.get("best") or {}).get("taken")
+    place = "best" if taken else f"checkpoint-{record.get('step')}"
+    if not (folder / place / name).is_file():
+        return ""
+    return f"Copy the file of this name from the folder {place} in it. "
+
+
+def check_unchanged(run: runs.Run) -> None:
+    """CourseError where a run has another adapter by now than the one that answered: its answers would be filed wrongly."""
+    if runs.read(run.folder).get("adapter_sha256") != run.record.get("adapter_sha256"):
+        raise CourseError(
+            f"The run {run.folder.name} has another adapter than the one that answered.",
+            "It was trained on since, or its best adapter was taken.",
+            "Run the cell that answers again, then this one.",
         )
 
 
@@ -257,7 +275,7 @@ def check_model(model, run: runs.Run) -> None:
     if not adapting.holds(model, run.folder):
         now = runs.read(run.folder)
         check_saved(run.folder, now or run.record)
-        if now.get("files") != run.record.get("files"):
+        if now.get("adapter_sha256") != run.record.get("adapter_sha256"):
             raise CourseError(
                 f"The run {run.folder.name} is not what it was when this session trained or found it.",
                 "Another notebook went on with it, or took its best adapter.",

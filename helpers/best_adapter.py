@@ -9,7 +9,17 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from helpers import adapting, asked, checkpoints, claims, records, runs, workspace
+from helpers import (
+    adapting,
+    asked,
+    checkpoints,
+    claims,
+    homework,
+    manifests,
+    records,
+    runs,
+    workspace,
+)
 from helpers.errors import CourseError
 from helpers.trainer_files import ADAPTER, looks, lowest
 
@@ -130,7 +140,7 @@ def _no_best(folder: Path) -> CourseError:
 def _record_now(run: runs.Run) -> dict:
     """A run's record as it is now, but for which adapter it has; CourseError unless it is that run and has ended."""
     record = runs.read(run.folder)
-    if any(record.get(n) != run.record.get(n) for n in ("model", "choice", "ids", "data")):
+    if any(record.get(n) != run.record.get(n) for n in runs.IDENTITY):
         raise CourseError(
             f"The folder {run.folder.name} holds another run than the one given.",
             "Its run.json names another model, choice or other conversations: it was trained anew since, or replaced.",
@@ -154,6 +164,7 @@ def _put(folder: Path, record: dict, best: dict) -> dict:
     beside, before = folder / f"partial-{ADAPTER}", runs.read(folder)
     try:
         shutil.copyfile(folder / BEST / ADAPTER, beside)
+        homework.set_aside(folder)
         runs.write(folder, record | {"best": best | {"taking": True}})
         os.replace(beside, folder / ADAPTER)
     except OSError as error:
@@ -167,6 +178,6 @@ def _put(folder: Path, record: dict, best: dict) -> dict:
     finally:
         beside.unlink(missing_ok=True)
     record = record | {"best": best | {"taken": True}}
-    record["files"] = checkpoints.sizes_in(folder, runs.KEPT_FILES)
+    record |= manifests.kept(folder, runs.KEPT_FILES)
     runs.write(folder, record)
     return record

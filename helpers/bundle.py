@@ -9,7 +9,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from helpers import checkpoints, copies, manifests, records, runs, workspace
+from helpers import checkpoints, copies, manifests, records, runs, trainer_files, workspace
 from helpers.errors import CourseError
 from helpers.trainer_files import ADAPTER
 
@@ -17,8 +17,6 @@ from helpers.trainer_files import ADAPTER
 LIST = "lora-course-run.json"
 # In runs/ while a zip is unpacked; no run has such a name.
 PARTIAL = ".partial-zip"
-# What makes a run that run, and one of its states.
-SAME = ("model", "choice", "ids", "data", "status")
 # What a zip that is cut off, made up or encrypted ends in, beside the ValueErrors of our own.
 DAMAGED = (ValueError, zipfile.BadZipFile, EOFError, KeyError, RuntimeError)
 
@@ -77,6 +75,12 @@ def _sources(folder: Path) -> dict[str, Path]:
     # Of an unfinished run on Drive, checkpoints and best adapter are on this machine, or in the copies.
     place = folder if runs.is_finished(folder) else copies.bring(folder)
     if runs.is_finished(place):  # it may have ended while Drive was away
+        if fault := records.damage(place, hashed=True):
+            raise CourseError(
+                f"The run {folder.name} cannot be packed: {fault}.",
+                "Another machine would get a run that nobody can use.",
+                "Put the file back, or pack another run.",
+            )
         return manifests.inside(place) | manifests.inside(place / "best", "best/")
     checkpoint = runs.newest_checkpoint(place)
     if checkpoint is None:
@@ -113,8 +117,16 @@ def from_zip(path: str | Path) -> runs.Run:
             workspace.need_space(manifests.gib(files), f"the run in {path.name}")
             manifests.fill(beside, files, archive.open)
         record = _record(beside)
-        folder = _same(parent, record, files)
-        print(f"The run {folder.name} is here already." if folder else "", end="")
+        folder = _same(record, files)
+        if folder is not None:
+            step = _step(folder)
+            far = (
+                f", and further than in the zip: after step {step}"
+                if step > _packed_step(record)
+                else ""
+            )
+            print(f"The run {folder.name} is here already{far}.", end="")
+            record = runs.read(folder)
         if folder is None:
             folder = _free(parent, name)
             checkpoints.put(beside, folder)
@@ -167,16 +179,28 @@ def _record(folder: Path) -> dict:
     return record
 
 
-def _same(parent: Path, record: dict, files: manifests.Files) -> Path | None:
-    """The folder of the same run with the same adapter, if it is here."""
-    wanted = {name: record.get(name) for name in SAME}
-    for file in sorted(parent.glob(f"[!.]*/{ADAPTER}")):
+def _same(record: dict, files: manifests.Files) -> Path | None:
+    """The folder of the same run, if it is here: with the same adapter, or what has not ended in the zip came as far."""
+    wanted = {name: record.get(name) for name in runs.IDENTITY}
+    for folder in records.folders():
         with contextlib.suppress(CourseError):  # that one's record is damaged
-            if runs.is_same(runs.read(file.parent), wanted) and manifests.of(file) == files.get(
-                ADAPTER
-            ):
-                return file.parent
+            here, adapter = runs.read(folder), folder / ADAPTER
+            if not runs.is_same(here, wanted):
+                continue
+            if adapter.is_file() and manifests.of(adapter) == files.get(ADAPTER):
+                return folder
+            if record.get("status") != "finished" and _step(folder) >= _packed_step(record):
+                return folder
     return None
+
+
+def _step(folder: Path) -> int:
+    """How far the files of a run came, whatever its record says."""
+    return records.furthest(folder).get("global_step", 0)
+
+
+def _packed_step(record: dict) -> float:
+    return trainer_files.number(record.get("step")) or 0
 
 
 def _free(parent: Path, name: str) -> Path:

@@ -68,8 +68,10 @@ def write_whole(trainer: "Trainer", model, trial, so_far: dict) -> None:
 
 def put(written: Path, place: Path) -> None:
     """Move a folder to its place in one step, in that of another if need be, once all of it is on the disk."""
-    for file in (*written.iterdir(), written):
+    for file in (*written.rglob("*"), written):
         _sync(file)
+    with contextlib.suppress(OSError):  # it holds something, or is not there
+        place.rmdir()
     if place.exists():
         place.rename(written.with_name(f"before-{place.name}"))
     written.rename(place)

@@ -106,7 +106,7 @@ def _announce_again(local: Path, home: Path) -> None:
 
 def _which(record: dict) -> dict:
     """The part of a run's record that says which run it is."""
-    return {name: record.get(name) for name in ("model", "choice", "ids", "data")}
+    return {name: record.get(name) for name in runs.IDENTITY}
 
 
 def finish(local: Path, home: Path) -> Path:

@@ -61,13 +61,21 @@ def finished_run() -> runs.Run:
         )
         return run
     if run is None:
-        print(f"{runs.missing()}: training one now, as notebook 05 does.")
+        print(f"{runs.missing()}. This notebook takes one as notebook 05 makes it.")
     else:
         print(
             f"The run {run.folder.name} belongs to {run.record.get('model')}, and this machine uses "
-            f"{model_name}: training one for it now, as notebook 05 does."
+            f"{model_name}: this notebook takes one of that, as notebook 05 makes it."
         )
-    return load_and_train(load_choice(), selection.load_selection())
+    choice, rows = load_choice(), selection.load_selection()
+    found = [run for run in runs.find_all(choice, rows, model_name) if not run.record.get("fault")]
+    if found:
+        print(
+            f"{found[-1].folder.name} is a finished run with this choice and these rows: using that."
+        )
+        asked.check_saved(*found[-1], ANEW)
+        return found[-1]
+    return load_and_train(choice, rows)
 
 
 def variant(run: runs.Run, conversations: "Dataset", **changes) -> runs.Run:
@@ -159,9 +167,9 @@ def _only_here() -> list[runs.Run]:
 def _is_ahead(folder: Path, home: Path) -> bool:
     """Whether a run has ended on this machine, and the same run is not as far on Drive: another machine may go on."""
     here, there = runs.read(folder), runs.read(home) if workspace.mounted() else {}
-    same = {name: here.get(name) for name in ("model", "choice", "ids", "data")}
+    same = {name: here.get(name) for name in runs.IDENTITY}
     return (
-        runs._is_usable(folder)
+        runs.is_usable(folder)
         and (not there or runs.is_same(there, same))
         and there.get("status") != "finished"
         and here.get("step", 0) > there.get("step", 0)
@@ -170,7 +178,7 @@ def _is_ahead(folder: Path, home: Path) -> bool:
 
 def _home(folder: Path) -> Path:
     """Where a run that was trained on this machine's disk belongs; asks nothing of Drive, which may be gone."""
-    return workspace._chosen() / "runs" / folder.name
+    return workspace.chosen() / "runs" / folder.name
 
 
 def _ended(run: runs.Run) -> float:

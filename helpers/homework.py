@@ -27,6 +27,8 @@ PREAMBLE = (
     "Below is an instruction that describes a task. "
     "Write a response that appropriately completes the request."
 )
+# What answers of a run's model are written to, in the run's folder.
+OF_ANSWERS = ("pred.json", "pred_about.json", "training_config.json", "results.json")
 # The homework's decoding: sampled, and hot.
 DECODING = {"temperature": 1.5, "top_p": 0.9, "top_k": 30, "max_new_tokens": 100}
 
@@ -175,6 +177,18 @@ def write_predictions(
     )
     print(f"{len(answers)} answers in {path.name}. {note}")
     return path
+
+
+def set_aside(folder: Path) -> None:
+    """Rename what a run's folder holds of answers, since its adapter becomes another one; and say so."""
+    found = [folder / name for name in OF_ANSWERS if (folder / name).is_file()]
+    for file in found:
+        file.replace(file.with_name(f"earlier-{file.name}"))
+    if found:
+        print(
+            f"{', '.join(file.name for file in found)} in {folder.name} came from the adapter before: now called "
+            "earlier-…. For this one, run the cells that answer and write them again."
+        )
 
 
 def write_training_config(path: str | Path, record: dict) -> Path:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from trl import SFTTrainer
 
 VERSIONS = ("unsloth", "unsloth_zoo", "transformers", "peft", "trl", "bitsandbytes", "torch")
-# Beside `runs.BASE`: of which commit the base model is, and whose optimizer a checkpoint's state is of.
-OF_A_RUN = ("model_revision", "optim")
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -51,7 +49,16 @@ def write_whole_checkpoints(
     choice: Choice,
 ) -> None:
     """From now on this trainer's checkpoints are whole or not there, and say what they belong to."""
-    names = ("model", "choice", "data", "heldout", *OF_A_RUN, *runs.BASE, "versions")
+    names = (
+        "model",
+        "choice",
+        "data",
+        "heldout",
+        "optim",
+        *runs.BASE,
+        "versions",
+        "model_revision",
+    )
     whose = {name: record.get(name) for name in names}
     # A later training of this trainer puts its own in place.
     trainer._save_checkpoint = functools.partial(_save, trainer, folder, whose, clock, best, choice)
@@ -101,7 +108,7 @@ def check_belongs(checkpoint: Path, record: dict) -> None:
     """CourseError if a checkpoint is of another run; other versions of the libraries are said."""
     asked.check_saved(checkpoint, record)
     so_far = checkpoints.so_far(checkpoint)
-    names = ("model", "choice", "data", "heldout", *OF_A_RUN, *runs.BASE)
+    names = ("model", "choice", "data", "heldout", "optim", *runs.BASE)
     names = [name for name in names if so_far.get(name) is not None]
     if other := [name for name in names if not runs.is_same(so_far, {name: record[name]})]:
         raise CourseError(
@@ -113,6 +120,9 @@ def check_belongs(checkpoint: Path, record: dict) -> None:
         )
     before, now = so_far.get("versions") or {}, record["versions"]
     moved = [f"{n} {before[n]} (now {now[n]})" for n in now if before.get(n, now[n]) != now[n]]
+    began, commit = so_far.get("model_revision"), record["model_revision"]
+    if began and commit and began != commit:
+        moved.append(f"the base model's commit {began:.12} (now {commit:.12})")
     if moved:
         print(
             f"It was saved with {', '.join(moved)}: the losses from here on may differ a little from those of a run "
@@ -121,12 +131,7 @@ def check_belongs(checkpoint: Path, record: dict) -> None:
 
 
 def _word(name: str) -> str:
-    words = {
-        "heldout": "held-out rows",
-        "optim": "optimizer",
-        "model_revision": "base-model commit",
-    }
-    return words.get(name, name)
+    return {"heldout": "held-out rows", "optim": "optimizer"}.get(name, name)
 
 
 def is_complete(checkpoint: Path | None) -> bool:
@@ -153,15 +158,19 @@ def say_end(folder: Path, record: dict, history: list[dict]) -> None:
             "from there, or go on with this notebook and what there is."
         )
     elif record.get("ended_early"):
+        patience = record["choice"]["patience"]
         print(
-            f"Training ended early, after step {record['step']} of {record['steps']}: for "
-            f"{record['choice']['patience']} looks the held-out loss was not lower than before."
+            f"Training ended early, after step {record['step']} of {record['steps']}: for {patience} "
+            f"{'look' if patience == 1 else 'looks'} the held-out loss was not lower than before."
         )
     best, taken = record["best"], looks(history)
+    # The model of a run beside the student's own gets that one's adapter back.
+    take = "run = best_adapter.take(run, model)"
+    take = f"best_adapter.take({folder.name!r})" if record.get("beside") else take
     if best and taken and best["step"] < record["step"]:
         print(
             f"Held-out loss was lowest at step {best['step']} ({best['loss']:.2f}; at the end {taken[-1][1]:.2f}). "
-            "from helpers import best_adapter; run = best_adapter.take(run, model) takes that adapter."
+            f"from helpers import best_adapter; {take} takes that adapter."
         )
 
 

@@ -210,10 +210,9 @@ class LabelView:
         return iter(self.rows)
 
     def __getitem__(self, number: int) -> LabelRow:
-        check_whole("number", number, 0)
-        if number >= len(self.rows):
+        if not isinstance(number, int) or not 0 <= number < len(self.rows):
             raise CourseError(
-                f"There is no row {number}.",
+                f"There is no row {number!r:.40}.",
                 f"The rows have the numbers 0 to {len(self.rows) - 1}.",
                 "Give one of them: view[0].",
             )

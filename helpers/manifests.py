@@ -3,9 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
+
+from helpers.trainer_files import ADAPTER
 
 # The files of a run, its best adapter and its checkpoints; nothing above, beside or below these.
 OURS = re.compile(r"((checkpoint(-[1-9][0-9]{0,8})?|best)/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -31,6 +33,31 @@ def of(file: Path) -> tuple[int, str]:
     """Size and hash of a file."""
     with file.open("rb") as content:
         return file.stat().st_size, hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def kept(folder: Path, names: Collection[str]) -> dict:
+    """For a run's record: the sizes of its files of these names, in bytes, and the hash of its adapter."""
+    sizes = {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+    return {"files": sizes, "adapter_sha256": of(folder / ADAPTER)[1]}
+
+
+def changed(folder: Path, record: dict, *, hashed: bool = True) -> str:
+    """The first file of a run that is not as its record says (`kept`), and what is wrong with it; empty where none is.
+
+    Args:
+        folder: of a run that is finished or stopped.
+        record: its ``run.json``.
+        hashed: compare the adapter's hash too, for which it has to be read.
+    """
+    sizes, digest = record.get("files"), record.get("adapter_sha256")
+    for name, size in (sizes if isinstance(sizes, dict) else {}).items():
+        if not (folder / name).is_file():
+            return f"{name} is gone"
+        if (folder / name).stat().st_size != size:
+            return f"{name} is cut off or changed"
+    if hashed and digest and of(folder / ADAPTER)[1] != digest:
+        return f"{ADAPTER} is another one or damaged"
+    return ""
 
 
 def files_in(manifest: object) -> Files:

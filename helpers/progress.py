@@ -120,6 +120,8 @@ class Stop(TrainerCallback):
 
     def _hear(self, number, frame):
         if self.trained:
+            with contextlib.suppress(RuntimeError):
+                print("The last step is done, and the adapter is being saved: Stop waits for that.")
             return
         if self.asked:
             raise KeyboardInterrupt
@@ -250,7 +252,7 @@ def diverged(trainer, folder: Path, choice: Choice, what: str) -> CourseError:
         f"{what} in step {trainer.state.global_step} of {trainer.state.max_steps}: the training diverged and was stopped."
         + (f" {checkpoint.name} of the run {folder.name} is kept." if checkpoint else ""),
         "An update moved the adapter too far. Usually learning_rate "
-        f"(here {trainer.args.learning_rate:g}), or alpha / r (here {choice.lora_alpha:g} / {choice.r}), is too large."
+        f"(here {trainer.args.learning_rate:g}) or lora_alpha (here {choice.lora_alpha:g}) is too large."
         + half
         + "".join(f" {one}" for one in known),
         (
@@ -275,5 +277,5 @@ def broken_off(trainer, folder: Path) -> CourseError:
     return CourseError(
         f"Training was broken off after step {step} of {steps}.",
         f"You pressed Stop twice. The newest saved state is {checkpoint.name} of the run {folder.name}.",
-        "Run this cell again to go on from there; in a new session, run the notebook from the top.",
+        "Run this cell again to go on from there; in a new session, run the notebook from the top, with the same choice and rows.",
     )

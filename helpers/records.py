@@ -6,7 +6,7 @@ Only reads. A damaged file ends in a word for it (`damage`), or in a CourseError
 import contextlib
 from pathlib import Path
 
-from helpers import runs, workspace
+from helpers import manifests, runs, workspace
 from helpers.errors import CourseError
 from helpers.trainer_files import ADAPTER, STATE, number, series, state_in
 
@@ -43,7 +43,7 @@ def folder_of(name: str | runs.Run) -> Path:
     raise CourseError(
         f"There is no run {wanted!r:.60}" + (f" in {place.parent}." if place else "."),
         f"The runs in this workspace: {', '.join(names) or 'none yet'}.",
-        "Write one of these names, in quotes. ledger.table() lists them too.",
+        "Write one of these names, in quotes (not a path). ledger.table() lists them too.",
     )
 
 
@@ -54,7 +54,7 @@ def find(name: str | runs.Run) -> runs.Run:
         CourseError: there is no such run, or its folder is damaged.
     """
     folder = folder_of(name)
-    if fault := damage(folder):
+    if fault := damage(folder, hashed=True):
         raise CourseError(
             f"The run {folder.name} cannot be used: {fault}.",
             "A file of its folder was deleted, cut off or edited by hand, or an older version of the course wrote it.",
@@ -69,8 +69,11 @@ def finished() -> list[runs.Run]:
     return [run for run in whole if run.record["status"] == "finished"]
 
 
-def damage(folder: Path) -> str:
-    """What is damaged in a run's folder, in a few words; empty where nothing is."""
+def damage(folder: Path, *, hashed: bool = False) -> str:
+    """What is damaged in a run's folder, in a few words; empty where nothing is.
+
+    ``hashed``: read its adapter too, and compare its hash with the record's.
+    """
     try:
         record = runs.read(folder)
     except CourseError:
@@ -84,13 +87,10 @@ def damage(folder: Path) -> str:
         return "taking its best adapter was broken off"
     if record["status"] != "finished":
         return ""
-    here = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
-    noted = mapping(record.get("files"))
-    for name in (ADAPTER, *noted):
-        if name not in here:
-            return f"{name} is gone"
-        if noted.get(name, here[name]) != here[name]:
-            return f"{name} is cut off or changed"
+    if not (folder / ADAPTER).is_file():
+        return f"{ADAPTER} is gone"
+    if wrong := manifests.changed(folder, record, hashed=hashed):
+        return wrong
     return "" if state_in(folder / STATE) else f"{STATE} cannot be read"
 
 

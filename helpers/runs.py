@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 TRAIN_AGAIN = "Train again in notebook 05."
+# What makes a run that run (`asked_of`).
+IDENTITY = ("model", "choice", "ids", "data")
 # How the base model was loaded and computes: in which precisions, and with which template.
 BASE = ("load_in_4bit", "chat_template", "number_format")
 # A run that can go on: the machine went away (or trains it now), or Stop was pressed.
@@ -74,12 +76,31 @@ def folder_for(
             claims.refuse(folder)
             print(f"An interrupted run with these settings is in {folder.name}.")
             return folder
+    if not beside:
+        _say_interrupted(wanted)
     number = next(n for n in itertools.count(1) if n not in taken)
     folder = workspace.path("runs", name_of(choice) + (f"-{number}" if number > 1 else ""))
     workspace.make(folder)
     if finished:
         print(f"{finished} is a finished run with these settings: {folder.name} is new.")
     return folder
+
+
+def _say_interrupted(wanted: dict) -> None:
+    """How to go on with the newest interrupted run, where another one is wanted: its choice may be forgotten."""
+    for file in reversed(_records()):
+        with contextlib.suppress(CourseError):  # damaged
+            record = read(file.parent)
+            other = record.get("model") == wanted["model"] and not record.get("beside")
+            if record.get("status") != "started" or not other or claims.holder(file.parent):
+                continue
+            print(
+                f"{file.parent.name} was interrupted after step {record.get('step', 0)}, and has other settings or rows. To go "
+                f"on with it instead, in notebook 05: from helpers import records; run = records.find({file.parent.name!r}); choice = "
+                "runs.choice_of(run); conversations = selection.of_run(run). Then run the cells again, from the one that adds "
+                "the adapter on."
+            )
+            return
 
 
 def _numbered(name: str) -> dict[int, Path]:
@@ -128,7 +149,7 @@ def is_finished(folder: Path) -> bool:
     return _has_adapter(folder) and read(folder).get("status") == "finished"
 
 
-def _is_usable(folder: Path) -> bool:
+def is_usable(folder: Path) -> bool:
     """Whether a folder holds a run that is finished, or was stopped, with its adapter."""
     return _has_adapter(folder) and read(folder).get("status") in ("finished", "stopped")
 
@@ -190,14 +211,14 @@ def latest_name() -> str | None:
         noted = workspace.read_json("latest_run.json")
     if isinstance(noted, dict) and isinstance(noted.get("name"), str):
         return noted["name"]
-    records = [file for file in _records() if _is_usable(file.parent)]
+    records = [file for file in _records() if is_usable(file.parent)]
     own = [file.parent.name for file in records if not read(file.parent).get("beside")]
     return own[-1] if own else None
 
 
 def _records() -> list[Path]:
     """``run.json`` of every run, the newest last."""
-    found = workspace.path("runs").glob("*/run.json")
+    found = workspace.path("runs").glob("[!.]*/run.json")
     return sorted(found, key=lambda file: file.stat().st_mtime)
 
 
@@ -209,12 +230,6 @@ def choice_of(run: Run, **changes) -> Choice:
     """
     file = run.folder / "run.json"
     return replace(choice_from(run.record.get("choice"), file, TRAIN_AGAIN), **changes)
-
-
-def find(choice: Choice, conversations: "Dataset", model: str) -> Run | None:
-    """The newest finished run of this model with this choice and these conversations, or ``None``."""
-    found = find_all(choice, conversations, model)
-    return found[-1] if found else None
 
 
 def find_all(choice: Choice, conversations: "Dataset", model: str) -> list[Run]:

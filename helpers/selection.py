@@ -79,7 +79,7 @@ def _checked_key(key: Callable[[dict], float | tuple], row: dict) -> tuple:
     except Exception as error:
         raise CourseError(
             f"The sort key stopped at the conversation {row['id']!r:.40}: {type(error).__name__}: {error}",
-            "The key is called once for each row, and this row is not as it expects.",
+            "The key is called once for each row. Either it has a mistake, or this row is not as it expects.",
             "Mend the key; `None` for a score means that the file has none.",
         ) from error
     parts = found if isinstance(found, tuple | list) else (found,)

@@ -127,6 +127,12 @@ def keep_marks_as_text(tokenised: "Dataset", rows: "Dataset", tokenizer) -> "Dat
 
 
 def _rendered(tokenizer, messages: list[dict], add_generation_prompt: bool) -> str:
+    if not hasattr(tokenizer, "apply_chat_template"):
+        raise CourseError(
+            f"{tokenizer!r:.40} is no tokenizer.",
+            "A tokenizer's chat template makes of messages the text that a model reads.",
+            "Pass on what models.load or models.load_tokenizer returned.",
+        )
     try:
         return tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=add_generation_prompt

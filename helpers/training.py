@@ -23,7 +23,9 @@ from helpers import (
     copier,
     copies,
     data,
+    homework,
     keeping,
+    manifests,
 )
 from helpers import memory, models, presets, progress, runs, selection, stages, tokens, workspace
 from helpers.choice import Choice
@@ -181,6 +183,8 @@ def train(
         asked.check_folder(folder, before, record)
         if not runs.is_finished(folder):
             keeping.check_space(trainer, folder)
+            for place in {home, folder}:
+                homework.set_aside(place)
             selection.check_apart(conversations, looking)
             watch = [stop, Looking(looking, trainer.processing_class)]
             record = _train(trainer, folder, record, before, conversations, choice, watch)
@@ -211,6 +215,7 @@ def _train(
     watch: list[TrainerCallback],
 ) -> dict:
     """Train to the end, or to where Stop was pressed, and return the record."""
+    stop, _ = watch
     checkpoint = _checkpoint(trainer, folder, record, before)
     so_far = keeping.so_far(checkpoint, before)
     workspace.write_json(folder / "conversations.json", conversations.to_list())
@@ -220,7 +225,8 @@ def _train(
         torch.cuda.reset_peak_memory_stats()
     try:
         with progress.afresh(trainer, checkpoint), progress.writing(trainer, folder):
-            if keeping.is_complete(checkpoint):
+            stop.trained = keeping.is_complete(checkpoint)
+            if stop.trained:
                 best.ended_early = keeping.take_over(trainer, checkpoint)
             else:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -241,8 +247,8 @@ def _checkpoint(trainer: SFTTrainer, folder: Path, record: dict, before: dict) -
         print("A checkpoint that was half written when the training ended was removed.")
     checkpoint = runs.newest_checkpoint(folder)
     if checkpoint:
-        print(f"Going on from {checkpoint.name}.")
         keeping.check_belongs(checkpoint, record)
+        print(f"Going on from {checkpoint.name}.")
     elif adapting.is_trained(trainer.model):
         raise CourseError(
             f"This adapter has been trained already, and {folder.name} has no checkpoint to go on from.",
@@ -292,7 +298,7 @@ def _save(trainer: SFTTrainer, folder: Path, record: dict, ended_early: bool) ->
     with progress.writing(trainer, folder):
         trainer.save_model(str(folder))
         trainer.save_state()
-    record["files"] = checkpoints.sizes_in(folder, runs.KEPT_FILES)
+    record |= manifests.kept(folder, runs.KEPT_FILES)
     record["best"] = best_adapter.of(folder)
     asked.check_saved(folder, record)
     trainer.model.trained_in = str(folder)

@@ -18,10 +18,10 @@ from helpers.errors import check_whole, need_rows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# To train a token takes a forward pass, the backward pass, and with gradient checkpointing the forward pass again:
-# about three times reading it, counted and not measured on a GPU. With the small model and no checkpointing it was 2.8
-# times (medians of 5 steps and 6 looks, once, on a busy processor).
-TRAINED_PER_READ = 3
+# How many times as long as reading a token training it takes. By arithmetic three times: a forward pass, and a backward
+# pass of twice that; more with gradient checkpointing. Measured it was 2.3 (`tools/training_costs.py`, the small model on
+# 2 cores in 32 bits: 5 looks at 2,355 tokens took 12 % of the time that 41,336 trained tokens took).
+TRAINED_PER_READ = 2.3
 # Looks take at most this share of the training's time, as far as it follows from tokens.
 SHARE = 0.1
 # Points that a curve has at most, and at least: before, in the middle, at the end.

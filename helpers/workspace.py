@@ -26,10 +26,10 @@ def root() -> Path:
     Raises:
         CourseError: it is on Drive, or was until now, and Drive is not mounted.
     """
-    return make(_chosen())
+    return make(chosen())
 
 
-def _chosen() -> Path:
+def chosen() -> Path:
     if named := settings.path("COURSE_WORKSPACE"):
         return named
     if mounted():
@@ -86,7 +86,7 @@ def local() -> Path:
 
     The workspace itself, or where that is on Drive, ``COURSE_LOCAL`` if set, else ``workspace`` beside the helpers.
     """
-    folder = _chosen()
+    folder = chosen()
     if is_on_drive(folder):
         folder = settings.path("COURSE_LOCAL") or KIT / "workspace"
     return make(folder)

@@ -24,6 +24,7 @@ import argparse
 import datetime
 import gc
 import hashlib
+import importlib.metadata
 import json
 import random
 import statistics
@@ -34,7 +35,7 @@ import extremes  # Unsloth first
 import record
 import torch
 
-from helpers import data, homework, models, presets, selection, tokens, traits
+from helpers import data, homework, keeping, models, presets, selection, tokens, traits
 from helpers.choice import Choice
 
 if TYPE_CHECKING:
@@ -95,15 +96,27 @@ def gpu() -> str | None:
 
 # ------------------------------------------------------------------------------------------- training
 def once(rows: "Dataset", steps: int, epoch: Epoch, heldout: "Dataset", model: str) -> dict:
-    """`trained`, or what it gave before for the same rows, held-out rows, steps, choice, model and GPU."""
-    on = [model, gpu(), asdict(Choice()), steps, rows.to_list(), heldout.to_list()]
+    """`trained`, or what it gave before for the same rows, held-out rows, steps, choice, model, machine and versions."""
+    versions = [importlib.metadata.version(name) for name in keeping.VERSIONS]
+    on = [
+        model,
+        gpu(),
+        keeping.machine(),
+        versions,
+        asdict(Choice()),
+        steps,
+        rows.to_list(),
+        heldout.to_list(),
+    ]
     asked = json.dumps(on, sort_keys=True)
     key = hashlib.sha256(asked.encode()).hexdigest()[:16]
     done = json.loads(DONE.read_text(encoding="utf-8")) if DONE.exists() else {}
     if key not in done:
         done[key] = trained(rows, steps, epoch, heldout)
         DONE.parent.mkdir(exist_ok=True)
-        DONE.write_text(json.dumps(done, indent=1), encoding="utf-8")
+        beside = DONE.with_suffix(".partial")
+        beside.write_text(json.dumps(done, indent=1), encoding="utf-8")
+        beside.replace(DONE)
     return done[key]
 
 

@@ -92,19 +92,25 @@ def finish(workspace: Path, model: Path) -> str:
 
 
 def kill_at(workspace: Path, model: Path, moment: str, drawn: random.Random) -> bool:
-    """Kill a training where a file appears, a random time of up to 2 ms later; False if it ended before that."""
+    """Kill a training where a file appears, a random time of up to 2 ms later; False if it ended before that.
+
+    RuntimeError if it ends in an error, or does nothing for too long: neither is a kill.
+    """
     run = workspace / "runs" / RUN
     for mark in run.glob("step-*"):
         mark.unlink()
     steps = {"first": drawn.randint(1, 4), "step": drawn.randint(5, 23), "saved": saved(run, drawn)}
     place = run / MOMENTS[moment].format(**steps)
-    process, until = start(workspace, model), time.monotonic() + SECONDS
     before = changed(place)
+    process, until = start(workspace, model), time.monotonic() + SECONDS
     while changed(place) == before and process.poll() is None and time.monotonic() < until:
         time.sleep(0.0002)
+    too_long = time.monotonic() >= until
     time.sleep(drawn.random() * 0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    said, _ = process.communicate()
+    if too_long or process.returncode not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"{'too long' if too_long else 'an error'}: {said[-3000:]}")
     return process.returncode == -signal.SIGKILL
 
 
@@ -154,19 +160,21 @@ def killed_run(
         the moments that came (the last ones may not, where the training had little left), and what it left, or why it
         did not go on.
     """
+    from helpers.errors import CourseError
+
     came, ended = [], False
-    for moment in moments:
-        if ended := not kill_at(workspace, model, moment, drawn):
-            break  # it came to its end before that moment
-        came.append(moment)
     try:
+        for moment in moments:
+            if ended := not kill_at(workspace, model, moment, drawn):
+                break  # it came to its end before that moment
+            came.append(moment)
         if not ended:
             finish(workspace, model)
         found = [one.name for one in (workspace / "runs").iterdir()]
         if found != [RUN]:
             raise RuntimeError(f"it did not go on, but began anew: {', '.join(found)}")
         return came, outcome(workspace)
-    except (RuntimeError, subprocess.TimeoutExpired) as error:
+    except (CourseError, RuntimeError, subprocess.TimeoutExpired) as error:
         return came, str(error)
 
 

@@ -95,6 +95,32 @@ def test_an_unfinished_run_takes_its_newest_checkpoint_along_to_go_on(
     assert not (run.folder / "training.lock").exists()
 
 
+@pytest.mark.usefixtures("use_tiny_llama")
+def test_a_zip_of_a_run_that_went_on_since_changes_nothing(interrupted, resume, capsys):
+    file = bundle.as_zip(runs.Run(interrupted, runs.read(interrupted)))
+    assert bundle.from_zip(file).folder == interrupted  # as far as the zip
+    run, _ = resume()
+    capsys.readouterr()
+    before = contents(run.folder)
+    assert bundle.from_zip(file) == run == runs.latest()
+    assert "further than in the zip: after step 24" in capsys.readouterr().out
+    assert contents(run.folder) == before and len(list(interrupted.parent.iterdir())) == 1
+
+
+def test_of_a_run_that_lost_its_checkpoints_the_one_in_the_zip_comes(interrupted):
+    file = bundle.as_zip(runs.Run(interrupted, runs.read(interrupted)))
+    for checkpoint in interrupted.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    run = bundle.from_zip(file)
+    assert run.folder != interrupted and runs.newest_checkpoint(run.folder).name == "checkpoint-20"
+
+
+def test_half_of_an_unpacked_zip_is_no_run(packed, workspace, trained):
+    bundle.from_zip(packed).folder.rename(workspace / "runs" / bundle.PARTIAL)
+    (workspace / "latest_run.json").unlink()
+    assert runs.latest_name() is None and not runs.latest()
+
+
 @pytest.fixture
 def on_drive(killed, tmp_path, monkeypatch):
     """A run in training with the workspace on Drive: its folder there, and the one on this machine."""

@@ -1,6 +1,7 @@
 """Going on after an interruption: from the newest whole checkpoint, to the same end, and nothing is taken twice."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -213,7 +214,10 @@ def test_after_two_minutes_a_checkpoint_is_written_between_those_of_every_five_s
 # -------------------------------------------------------------------------------------- never mixed
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("model", "another"), ("data", "0" * 64), ("choice", {"r": 5}), ("number_format", "float16")],
+    [
+        *(("model", "another"), ("data", "0" * 64), ("choice", {"r": 5})),
+        *(("number_format", "float16"), ("optim", "sgd")),
+    ],
 )
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(interrupted, resume, name, value):
     note = interrupted / "checkpoint-20" / "so_far.json"
@@ -222,12 +226,50 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(interrupted, resume, na
     )
     note.write_text(json.dumps(json.loads(note.read_text()) | {name: value}))
     forget_sizes(interrupted)
-    with pytest.raises(CourseError, match=f"of another run: other {name}"):
+    with pytest.raises(
+        CourseError, match=f"of another run: other {name if name != 'optim' else 'optimizer'}"
+    ):
         resume()
     # Followed to the letter.
     shutil.move(interrupted / "checkpoint-20", interrupted.parent.parent / "away")
     _, steps = resume()
     assert steps == tiny_run.STEPS - 15
+
+
+@pytest.mark.parametrize(
+    ("then", "now"), [("a" * 40, "b" * 40), (None, "b" * 40), ("a" * 40, None)]
+)
+def test_another_commit_of_the_base_model_is_said_and_gone_on_with(interrupted, capsys, then, now):
+    """The Hub gives its newest commit, which may differ in a README alone; a model in a folder has none."""
+    checkpoint = interrupted / "checkpoint-20"
+    note = json.loads((checkpoint / "so_far.json").read_text()) | {"model_revision": then}
+    (checkpoint / "so_far.json").write_text(json.dumps(note))
+    record = runs.read(interrupted)
+    keeping.check_belongs(
+        checkpoint, record | {"model_revision": now, "versions": note["versions"]}
+    )
+    said = "commit aaaaaaaaaaaa (now bbbbbbbbbbbb)"
+    assert (said in capsys.readouterr().out) == bool(then and now)
+
+
+def test_a_folder_gets_its_name_when_all_in_it_is_on_the_disk(tmp_path, monkeypatch):
+    written, place, synced = tmp_path / "written", tmp_path / "place", []
+    (written / "checkpoint-5").mkdir(parents=True)
+    (written / "checkpoint-5" / "optimizer.pt").write_bytes(b"x")
+    place.mkdir()
+    fsync = os.fsync
+
+    def noted(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    checkpoints.put(written, place)
+    assert synced[-1] == tmp_path.name and {"optimizer.pt", "checkpoint-5", "written"} <= set(
+        synced
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["place"]
+    assert (place / "checkpoint-5" / "optimizer.pt").read_bytes() == b"x"
 
 
 def test_a_run_that_began_in_another_number_format_is_not_gone_on_with(interrupted, resume):

@@ -22,8 +22,13 @@ from helpers import (
     adapting,
     asked,
     best_adapter,
+    bundle,
     data,
+    earlier,
+    homework,
+    keeping,
     ledger,
+    manifests,
     presets,
     progress,
     records,
@@ -73,7 +78,7 @@ class Overdo(TrainerCallback):
 def short_heldout(tmp_path_factory):
     """Held-out rows as short as the ones that are trained on: they can be looked at more often."""
     file = tmp_path_factory.mktemp("heldout") / "short.json"
-    file.write_text(json.dumps(tiny_run.conversations().to_list()[-16:]))
+    file.write_text(json.dumps(tiny_run.conversations().to_list()[-12:]))
     return str(file)
 
 
@@ -143,7 +148,8 @@ def test_an_old_copy_of_a_run_does_not_overwrite_what_its_record_says_by_now(ove
     now = runs.read(run.folder)
     old = run._replace(record=run.record | {"status": "stopped", "step": 9, "minutes": 99.0})
     taken = best_adapter.take(old)
-    changed = {"best": run.record["best"] | {"taken": True}, "files": taken.record["files"]}
+    changed = {"best": run.record["best"] | {"taken": True}}
+    changed |= manifests.kept(run.folder, runs.KEPT_FILES)
     assert taken.record == runs.read(run.folder) == now | changed
 
 
@@ -186,13 +192,77 @@ def test_a_damaged_best_adapter_is_not_taken(overdone_here, name, content, said)
 
 def test_a_run_that_is_gone_or_was_changed_by_another_notebook_is_said(overdone_here):
     run, fitted = overdone_here
-    runs.write(run.folder, run.record | {"files": {}})
     (run.folder / ADAPTER).write_bytes((run.folder / "best" / ADAPTER).read_bytes())
+    now = manifests.kept(run.folder, runs.KEPT_FILES)
+    runs.write(run.folder, run.record | now)
     with pytest.raises(CourseError, match="is not what it was when this session"):
         asked.check_model(fitted.model, run)
     shutil.rmtree(run.folder)
     with pytest.raises(CourseError, match="is gone"):
         asked.check_model(fitted.model, run)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_another_adapter_in_a_run_s_folder_is_noticed_and_the_advice_brings_its_own_back(
+    overdone_here, taken
+):
+    run, _ = overdone_here
+    if taken:
+        run = best_adapter.take(run)
+    own = (run.folder / ADAPTER).read_bytes()
+    last, best = (run.folder / name for name in (f"checkpoint-{run.record['step']}", "best"))
+    (run.folder / ADAPTER).write_bytes(((last if taken else best) / ADAPTER).read_bytes())
+    assert "another one" in records.damage(run.folder, hashed=True)
+    advised = (best if taken else last).name
+    for refused in (lambda: asked.check_saved(*run), earlier.finished_run):
+        with pytest.raises(CourseError, match=f"Copy the file .* from the folder {advised}"):
+            refused()
+    with pytest.raises(CourseError, match="cannot be packed: adapter_model"):
+        bundle.as_zip(run)
+    shutil.copy(run.folder / advised / ADAPTER, run.folder / ADAPTER)
+    assert (run.folder / ADAPTER).read_bytes() == own
+    assert earlier.finished_run() == run
+
+
+def test_answers_of_the_adapter_before_are_not_left_as_those_of_the_best_one(overdone_here, capsys):
+    run, fitted = overdone_here
+    asked.check_unchanged(run)
+    for name in homework.OF_ANSWERS:
+        (run.folder / name).write_text("{}")
+    taken = best_adapter.take(run, fitted.model)
+    said = capsys.readouterr().out
+    for name in homework.OF_ANSWERS:
+        assert name in said and not (run.folder / name).exists()
+        assert (run.folder / f"earlier-{name}").exists()
+    asked.check_unchanged(taken)
+    with pytest.raises(CourseError, match="another adapter than the one that answered"):
+        asked.check_unchanged(run)
+
+
+def test_beside_the_student_s_run_the_advice_names_the_run_that_it_is_about(overdone_here, capsys):
+    run, _ = overdone_here
+    for beside, advice in (
+        (False, "run = best_adapter.take(run, model)"),
+        (True, f"take({run.folder.name!r})"),
+    ):
+        keeping.say_end(run.folder, run.record | {"beside": beside}, runs.history(run.folder))
+        assert advice in capsys.readouterr().out
+    best_adapter.take(run.folder.name)
+
+
+def test_a_run_that_begins_anew_keeps_no_best_adapter_of_an_earlier_attempt(
+    overdone_here, monkeypatch, short_heldout
+):
+    run, _ = overdone_here
+    monkeypatch.setenv("COURSE_HELDOUT", short_heldout)
+    runs.write(run.folder, run.record | {"status": "started"})
+    for checkpoint in run.folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    (run.folder / ADAPTER).unlink()
+    note = run.folder / "best" / "best.json"
+    note.write_text(json.dumps({"step": 1, "loss": 0.001}))
+    again = tiny_run.fit(tiny_run.conversations(8), LONG).run
+    assert again.folder == run.folder and again.record["best"]["loss"] > 0.001
 
 
 def test_a_run_that_another_process_trains_keeps_its_adapter_and_its_record(overdone_here):
@@ -382,7 +452,7 @@ def test_a_loss_that_is_no_number_ends_the_training_at_once_and_says_why(workspa
         training.train(trainer, choice, rows)
     said = str(caught.value)
     assert trainer.state.global_step < 5 and "learning_rate (here 1e+30)" in said
-    assert "alpha / r (here 8 / 4)" in said and "learning_rate = 1e+30 is very high" in said
+    assert "lora_alpha (here 8)" in said and "learning_rate = 1e+30 is very high" in said
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert all(map(math.isfinite, losses[:-1])) and not math.isfinite(losses[-1])
     assert "diverged in step" in ledger.table()["status"]["r4-alpha8"]

@@ -268,12 +268,12 @@ def test_other_stages_of_the_same_conversations_are_another_run(in_two_stages, m
     monkeypatch.setenv("COURSE_WORKSPACE", str(in_two_stages.folder.parents[1]))
     choice, rows = stages.plan(two_stages(), CHOICE)
     name = in_two_stages.record["model"]
-    assert runs.find(choice, rows, name).folder == in_two_stages.folder
+    assert runs.find_all(choice, rows, name)[-1].folder == in_two_stages.folder
     first, second = two_stages()
     for other in ([second, first], [first, Stage(second.rows, 2)], [first, second, second]):
         choice, rows = stages.plan(other, CHOICE)
-        assert runs.find(choice, rows, name) is None
-    assert runs.find(replace(CHOICE, num_train_epochs=1), rows, name) is None
+        assert not runs.find_all(choice, rows, name)
+    assert not runs.find_all(replace(CHOICE, num_train_epochs=1), rows, name)
 
 
 @pytest.mark.usefixtures("use_tiny_llama")

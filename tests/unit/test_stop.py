@@ -113,7 +113,7 @@ def test_the_next_notebook_takes_a_stopped_run_and_says_that_it_is_one(stopped, 
     assert run == stopped.run and run.record == runs.read(run.folder)
     assert "32 conversations, stopped after step 12 of 24." in capsys.readouterr().out
     assert not runs.is_finished(run.folder)
-    assert runs.find(tiny_run.CHOICE, tiny_run.conversations(), run.record["model"]) is None
+    assert not runs.find_all(tiny_run.CHOICE, tiny_run.conversations(), run.record["model"])
 
 
 def test_in_a_new_session_a_stopped_run_goes_on_in_its_folder(stopped, trained, resume):
@@ -422,7 +422,7 @@ def test_in_a_notebook_stop_is_a_sentence_and_running_the_cell_again_draws_a_new
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_stop_while_the_adapter_is_saved_waits_until_it_is(
-    workspace, rows, trained, monkeypatch, times
+    workspace, rows, trained, monkeypatch, times, capsys
 ):
     _, _, trainer = tiny_run.build(rows)
     save = trainer.save_model
@@ -435,6 +435,7 @@ def test_stop_while_the_adapter_is_saved_waits_until_it_is(
     monkeypatch.setattr(trainer, "save_model", pressed)
     run = training.train(trainer, tiny_run.CHOICE, rows)
     assert runs.latest().folder == run.folder and run.record["status"] == "finished"
+    assert capsys.readouterr().out.count("Stop waits for that") == times
     tiny_run.assert_same_adapter(run, trained.run)
 
 

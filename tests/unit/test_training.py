@@ -303,8 +303,8 @@ def test_edited_rows_with_the_same_ids_are_another_run(interrupted, trained):
     assert list(edited["id"]) == list(rows["id"])
     assert runs.folder_for(tiny_run.CHOICE, edited) != interrupted
     shutil.copytree(trained.run.folder, interrupted.with_name("r4-alpha8-9"))
-    assert runs.find(tiny_run.CHOICE, rows, trained.run.record["model"]) is not None
-    assert runs.find(tiny_run.CHOICE, edited, trained.run.record["model"]) is None
+    assert runs.find_all(tiny_run.CHOICE, rows, trained.run.record["model"])
+    assert not runs.find_all(tiny_run.CHOICE, edited, trained.run.record["model"])
 
 
 @pytest.mark.parametrize("log", ["[1]", "7", '["loss"]'])
@@ -324,7 +324,7 @@ def test_a_record_of_an_older_version_is_still_read_but_stands_for_no_run(
     assert runs.folder_for(tiny_run.CHOICE, rows).name == "r4-alpha8-2"
     finished = shutil.copytree(trained.run.folder, interrupted.with_name("older"))
     runs.write(finished, {n: v for n, v in trained.run.record.items() if n != "data"})
-    assert runs.find(tiny_run.CHOICE, rows, trained.run.record["model"]) is None
+    assert not runs.find_all(tiny_run.CHOICE, rows, trained.run.record["model"])
     places.write_json("latest_run.json", {"name": "older"})
     assert earlier.finished_run().folder == finished
 
@@ -407,7 +407,33 @@ def test_without_a_run_one_is_trained_from_the_saved_choice_and_selection(worksp
     run = earlier.finished_run()
     assert run == runs.latest()
     assert run.record["choice"]["r"] == 4 and len(run.record["ids"]) == 8
-    assert "training one now" in capsys.readouterr().out
+    assert "takes one as notebook 05 makes it" in capsys.readouterr().out
+
+
+def test_a_finished_run_with_the_same_choice_is_not_trained_again(
+    workspace, trained, capsys, monkeypatch
+):
+    monkeypatch.setenv("COURSE_SIZE", "full")
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    (workspace / "latest_run.json").write_text('{"name": "gone"}')
+    save_choice(tiny_run.CHOICE)
+    selection.save_selection(tiny_run.conversations(), data.OUR_POOL)
+    assert earlier.finished_run().folder.name == trained.run.folder.name
+    assert "finished run with this choice" in capsys.readouterr().out
+
+
+def test_where_another_run_is_wanted_an_interrupted_one_is_named_and_the_advice_works(
+    interrupted, capsys
+):
+    choice = replace(tiny_run.CHOICE, r=2)
+    runs.folder_for(choice, tiny_run.conversations())
+    said = capsys.readouterr().out
+    assert f"{interrupted.name} was interrupted after step 20" in said
+    names = {"runs": runs, "selection": selection}
+    advice = re.search(r"notebook 05: (.+?\(run\))\. Then", said)[1]
+    exec(advice, names)  # noqa: S102
+    assert names["choice"] == tiny_run.CHOICE
+    assert runs.folder_for(names["choice"], names["conversations"]) == interrupted
 
 
 def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_path, monkeypatch):
@@ -498,16 +524,16 @@ def test_a_run_is_found_by_choice_data_and_model_if_its_adapter_is_there(workspa
     record = trained.run.record
     rows = tiny_run.conversations()
     wanted = {"choice": tiny_run.CHOICE, "conversations": rows, "model": record["model"]}
-    found = runs.find(**wanted)
+    found = runs.find_all(**wanted)[-1]
     assert found.record == record
     for other in (
         {"choice": replace(tiny_run.CHOICE, r=8)},
         {"conversations": rows.select(range(len(rows) - 1))},
         {"model": "another"},
     ):
-        assert runs.find(**wanted | other) is None
+        assert not runs.find_all(**wanted | other)
     (found.folder / "adapter_model.safetensors").unlink()
-    assert runs.find(**wanted) is None
+    assert not runs.find_all(**wanted)
 
 
 @pytest.mark.parametrize("choice", [None, {"rank": 4}, {"r": 4, "colour": "green"}])
