@@ -180,6 +180,7 @@ def check_folder(folder: Path, before: dict, record: dict) -> None:
 
 def check_finished(model, folder: Path) -> None:
     """Say that a run is finished; CourseError unless its adapter is the model's."""
+    check_saved(folder, runs.read(folder))
     if not adapting.holds(model, folder):
         # Before it is on Drive, its folder there is given to nothing else (runs.folder_for).
         here_only = "Let it get to Drive first: make room there, or mount it again. "
@@ -249,15 +250,18 @@ def check_saved(folder: Path, record: dict, anew: str = FROM_THE_ADAPTER_ON) -> 
 def _spare(folder: Path, record: dict, name: str) -> str:
     """Where the same file of a run is once more, as advice; empty where it is not."""
     taken = (record.get("best") or {}).get("taken")
-    place = "best" if taken else f"checkpoint-{record.get('step')}"
-    if not (folder / place / name).is_file():
-        return ""
-    return f"Copy the file of this name from the folder {place} in it. "
+    last = f"checkpoint-{record.get('step')}"
+    for place in ("best",) if taken and name == ADAPTER else (last, "best"):
+        if (folder / place / name).is_file():
+            return f"Copy the file of this name from the folder {place} in it. "
+    return ""
 
 
 def check_unchanged(run: runs.Run) -> None:
     """CourseError where a run has another adapter by now than the one that answered: its answers would be filed wrongly."""
-    if runs.read(run.folder).get("adapter_sha256") != run.record.get("adapter_sha256"):
+    now = runs.read(run.folder)
+    check_saved(run.folder, now or run.record)
+    if now.get("adapter_sha256") != run.record.get("adapter_sha256"):
         raise CourseError(
             f"The run {run.folder.name} has another adapter than the one that answered.",
             "It was trained on since, or its best adapter was taken.",
@@ -272,15 +276,23 @@ def check_model(model, run: runs.Run) -> None:
         model: a model in this session.
         run: what `training.train` or `earlier.finished_run` returned.
     """
-    if not adapting.holds(model, run.folder):
-        now = runs.read(run.folder)
+    now, holds = runs.read(run.folder), adapting.holds(model, run.folder)
+    if not holds:
         check_saved(run.folder, now or run.record)
-        if now.get("adapter_sha256") != run.record.get("adapter_sha256"):
-            raise CourseError(
-                f"The run {run.folder.name} is not what it was when this session trained or found it.",
-                "Another notebook went on with it, or took its best adapter.",
-                "Restart the session, and run the cells in their order: they take the run as it is now.",
-            )
+    if now and not runs.is_same(now, {name: run.record.get(name) for name in runs.IDENTITY}):
+        raise CourseError(
+            f"The folder {run.folder.name} holds another run than this session's.",
+            "The one that this session trained or found was deleted or moved, and another got its name.",
+            "Train again: run the cells from the one that adds the adapter on. In notebook 06, run it from the top.",
+        )
+    if now and now.get("adapter_sha256") != run.record.get("adapter_sha256"):
+        raise CourseError(
+            f"The run {run.folder.name} is not what it was when this session trained or found it.",
+            "It was trained on, or its best adapter was taken, and `run` is as it was before.",
+            f"from helpers import adapting, records; run = records.find({run.folder.name!r}); adapting.put_back(model, "
+            "run.folder). Then run the cells that measure and answer again.",
+        )
+    if not holds:
         raise CourseError(
             f"The model in this session does not hold the adapter of the run {run.folder.name}.",
             "The model or its adapter was made anew since, or another run is the latest by now.",

@@ -51,7 +51,7 @@ def as_zip(run: str | runs.Run) -> Path:
         raise CourseError(
             f"The run {folder.name} could not be packed into {target}: {error.strerror or error}.",
             "Its folder is gone, or the disk is full.",
-            "Make room (old folders in runs/ can go), then run this cell again.",
+            "Put it back, or pack another run; or make room (old folders in runs/ can go). Then run this cell again.",
         ) from error
     print(
         f"{target} ({target.stat().st_size / 1e6:.1f} MB): download it from the file list on the left. On another "
@@ -74,13 +74,13 @@ def _sources(folder: Path) -> dict[str, Path]:
         ) from error
     # Of an unfinished run on Drive, checkpoints and best adapter are on this machine, or in the copies.
     place = folder if runs.is_finished(folder) else copies.bring(folder)
+    if fault := records.damage(place, hashed=True):
+        raise CourseError(
+            f"The run {folder.name} cannot be packed: {fault}.",
+            "Another machine would get a run that nobody can use.",
+            "Put the file back, or pack another run.",
+        )
     if runs.is_finished(place):  # it may have ended while Drive was away
-        if fault := records.damage(place, hashed=True):
-            raise CourseError(
-                f"The run {folder.name} cannot be packed: {fault}.",
-                "Another machine would get a run that nobody can use.",
-                "Put the file back, or pack another run.",
-            )
         return manifests.inside(place) | manifests.inside(place / "best", "best/")
     checkpoint = runs.newest_checkpoint(place)
     if checkpoint is None:
@@ -184,12 +184,15 @@ def _same(record: dict, files: manifests.Files) -> Path | None:
     wanted = {name: record.get(name) for name in runs.IDENTITY}
     for folder in records.folders():
         with contextlib.suppress(CourseError):  # that one's record is damaged
-            here, adapter = runs.read(folder), folder / ADAPTER
-            if not runs.is_same(here, wanted):
+            if not runs.is_same(runs.read(folder), wanted) or records.damage(folder, hashed=True):
                 continue
-            if adapter.is_file() and manifests.of(adapter) == files.get(ADAPTER):
-                return folder
-            if record.get("status") != "finished" and _step(folder) >= _packed_step(record):
+            adapter = folder / ADAPTER
+            # One that has not ended may hold the adapter of an earlier stop: only how far it came counts.
+            if record.get("status") != "finished":
+                same = _step(folder) >= _packed_step(record)
+            else:
+                same = adapter.is_file() and manifests.of(adapter) == files.get(ADAPTER)
+            if same:
                 return folder
     return None
 

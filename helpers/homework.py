@@ -179,15 +179,22 @@ def write_predictions(
     return path
 
 
-def set_aside(folder: Path) -> None:
-    """Rename what a run's folder holds of answers, since its adapter becomes another one; and say so."""
+def set_aside(folder: Path, record: dict) -> None:
+    """Rename what a run's folder holds of answers, since its adapter becomes another one; and say so.
+
+    Args:
+        folder: of the run.
+        record: its ``run.json`` as it was when it answered: the files get the step of its adapter in their names.
+    """
     found = [folder / name for name in OF_ANSWERS if (folder / name).is_file()]
+    best = record.get("best") or {}
+    step = best.get("step") if best.get("taken") else record.get("step")
     for file in found:
-        file.replace(file.with_name(f"earlier-{file.name}"))
+        file.replace(file.with_name(f"{file.stem}-step{step}{file.suffix}"))
     if found:
         print(
-            f"{', '.join(file.name for file in found)} in {folder.name} came from the adapter before: now called "
-            "earlier-…. For this one, run the cells that answer and write them again."
+            f"{', '.join(file.name for file in found)} in {folder.name} came from the adapter of step {step}, and that is in "
+            "their names now. For the new one, run the cells that answer and write again."
         )
 
 

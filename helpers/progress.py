@@ -121,7 +121,9 @@ class Stop(TrainerCallback):
     def _hear(self, number, frame):
         if self.trained:
             with contextlib.suppress(RuntimeError):
-                print("The last step is done, and the adapter is being saved: Stop waits for that.")
+                print(
+                    "The last step is done: the adapter is being saved, and Stop has no effect any more."
+                )
             return
         if self.asked:
             raise KeyboardInterrupt

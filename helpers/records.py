@@ -4,6 +4,7 @@ Only reads. A damaged file ends in a word for it (`damage`), or in a CourseError
 """
 
 import contextlib
+import json
 from pathlib import Path
 
 from helpers import manifests, runs, workspace
@@ -85,12 +86,16 @@ def damage(folder: Path, *, hashed: bool = False) -> str:
         return f"run.json says no {wrong[0]}"
     if mapping(record.get("best")).get("taking"):
         return "taking its best adapter was broken off"
-    if record["status"] != "finished":
+    if record["status"] not in ("finished", "stopped"):
         return ""
     if not (folder / ADAPTER).is_file():
         return f"{ADAPTER} is gone"
     if wrong := manifests.changed(folder, record, hashed=hashed):
         return wrong
+    try:
+        json.loads((folder / "adapter_config.json").read_bytes())
+    except (OSError, ValueError):
+        return "adapter_config.json cannot be read"
     return "" if state_in(folder / STATE) else f"{STATE} cannot be read"
 
 

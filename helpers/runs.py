@@ -65,7 +65,7 @@ def folder_for(
 
     selection.check_rows(conversations)
     wanted = asked_of(choice, conversations, models.name_of(model))
-    finished, taken = None, _numbered(name_of(choice))
+    finished, taken, waiting = None, _numbered(name_of(choice)), []
     for folder in taken.values():
         record = read(folder)
         if not is_same(record, wanted):
@@ -73,9 +73,13 @@ def folder_for(
         if record.get("status") not in UNFINISHED:
             finished = finished or folder.name
         elif not beside or record.get("beside"):
-            claims.refuse(folder)
-            print(f"An interrupted run with these settings is in {folder.name}.")
-            return folder
+            waiting.append((not record.get("beside"), record.get("step", 0), folder))
+    if waiting:
+        # Of several the student's own; of those, as two zips of one run bring them, the one that came furthest.
+        *_, folder = max(waiting, key=lambda one: one[:2])
+        claims.refuse(folder)
+        print(f"An interrupted run with these settings is in {folder.name}.")
+        return folder
     if not beside:
         _say_interrupted(wanted)
     number = next(n for n in itertools.count(1) if n not in taken)
@@ -91,8 +95,10 @@ def _say_interrupted(wanted: dict) -> None:
     for file in reversed(_records()):
         with contextlib.suppress(CourseError):  # damaged
             record = read(file.parent)
-            other = record.get("model") == wanted["model"] and not record.get("beside")
-            if record.get("status") != "started" or not other or claims.holder(file.parent):
+            own = record.get("model") == wanted["model"] and not record.get("beside")
+            # Stages go on with stages.train, and a run of 0 steps with nothing.
+            one = own and record.get("step") and not record.get("stages")
+            if record.get("status") != "started" or not one or claims.holder(file.parent):
                 continue
             print(
                 f"{file.parent.name} was interrupted after step {record.get('step', 0)}, and has other settings or rows. To go "

@@ -160,6 +160,6 @@ def train(
     from helpers import runs, training  # import Unsloth, which planning can do without
 
     choice, conversations = plan(stages, choice)
-    folder = runs.folder_for(choice, conversations, model)
+    folder = runs.folder_for(choice, conversations, model, beside=not latest)
     trainer = training.build_trainer(model, tokenizer, conversations, choice, folder)
     return training.train(trainer, choice, conversations, latest=latest)

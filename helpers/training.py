@@ -183,8 +183,6 @@ def train(
         asked.check_folder(folder, before, record)
         if not runs.is_finished(folder):
             keeping.check_space(trainer, folder)
-            for place in {home, folder}:
-                homework.set_aside(place)
             selection.check_apart(conversations, looking)
             watch = [stop, Looking(looking, trainer.processing_class)]
             record = _train(trainer, folder, record, before, conversations, choice, watch)
@@ -217,6 +215,8 @@ def _train(
     """Train to the end, or to where Stop was pressed, and return the record."""
     stop, _ = watch
     checkpoint = _checkpoint(trainer, folder, record, before)
+    for place in {folder, workspace.path("runs", folder.name).absolute()}:  # on Drive two
+        homework.set_aside(place, runs.read(place))
     so_far = keeping.so_far(checkpoint, before)
     workspace.write_json(folder / "conversations.json", conversations.to_list())
     runs.write(folder, record | so_far | {"status": "started"})

@@ -115,6 +115,40 @@ def test_of_a_run_that_lost_its_checkpoints_the_one_in_the_zip_comes(interrupted
     assert run.folder != interrupted and runs.newest_checkpoint(run.folder).name == "checkpoint-20"
 
 
+@pytest.mark.usefixtures("use_tiny_llama")
+def test_of_two_states_of_a_run_the_further_one_goes_on(interrupted, resume, tmp_path, monkeypatch):
+    further = bundle.as_zip(runs.Run(interrupted, runs.read(interrupted)))
+    further = further.rename(further.with_name("further.zip"))
+    shutil.rmtree(interrupted / "checkpoint-20")
+    record = runs.read(interrupted)
+    runs.write(interrupted, record | {"step": 15, "checkpoints": {}})
+    shorter = bundle.as_zip(runs.Run(interrupted, runs.read(interrupted)))
+    monkeypatch.setenv("COURSE_WORKSPACE", str(tmp_path / "another machine"))
+    first, second = bundle.from_zip(shorter), bundle.from_zip(further)
+    assert first.folder != second.folder
+    run, steps = resume()
+    assert run.folder == second.folder and steps == 4
+
+
+def test_a_stopped_run_with_a_damaged_adapter_is_not_packed_and_its_zip_brings_a_whole_one(
+    workspace, trained
+):
+    shutil.copytree(trained.run.folder.parent.parent, workspace)
+    folder = workspace / "runs" / trained.run.folder.name
+    runs.write(folder, trained.run.record | {"status": "stopped"})
+    good = bundle.as_zip(folder.name)
+    adapter = folder / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"?")
+    assert "adapter_model.safetensors is another one or damaged" in refusal(
+        bundle.as_zip, folder.name
+    )
+    whole = bundle.from_zip(good)
+    assert whole.folder != folder and bundle.as_zip(whole)
+    shutil.copy(whole.folder / adapter.name, adapter)
+    (folder / "adapter_config.json").write_text('{"r": 4')
+    assert "adapter_config.json cannot be read" in refusal(bundle.as_zip, folder.name)
+
+
 def test_half_of_an_unpacked_zip_is_no_run(packed, workspace, trained):
     bundle.from_zip(packed).folder.rename(workspace / "runs" / bundle.PARTIAL)
     (workspace / "latest_run.json").unlink()

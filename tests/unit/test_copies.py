@@ -533,6 +533,7 @@ def test_a_relative_that_drive_did_not_take_is_not_trained_again(
 def test_a_new_run_of_its_kind_waits_until_it_is_on_drive(copied, local, trained):
     finish_training(local, trained)
     shutil.copy(local / "checkpoint-15" / "adapter_model.safetensors", local)
+    runs.write(local, runs.read(local) | manifests.kept(local, runs.KEPT_FILES))
     assert "get to Drive first" in refusal(asked.check_finished, trained.model, local)
     shutil.copytree(local, copied, dirs_exist_ok=True)
     assert "get to Drive" not in refusal(asked.check_finished, trained.model, copied)

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -233,10 +234,27 @@ def test_answers_of_the_adapter_before_are_not_left_as_those_of_the_best_one(ove
     said = capsys.readouterr().out
     for name in homework.OF_ANSWERS:
         assert name in said and not (run.folder / name).exists()
-        assert (run.folder / f"earlier-{name}").exists()
+    kept = [f.name for f in run.folder.glob(f"*-step{fitted.trainer.state.max_steps}.json")]
+    assert len(kept) == len(homework.OF_ANSWERS)
     asked.check_unchanged(taken)
     with pytest.raises(CourseError, match="another adapter than the one that answered"):
         asked.check_unchanged(run)
+    with pytest.raises(CourseError, match="`run` is as it was before") as caught:
+        asked.check_model(fitted.model, run)
+    names = {"model": fitted.model}
+    exec(re.match(r".*?run\.folder\)(?=\. Then)", caught.value.todo)[0], names)  # noqa: S102
+    asked.check_model(fitted.model, names["run"])
+    # Taken again, it is the same adapter: its answers stay.
+    (run.folder / "pred.json").write_text("{}")
+    best_adapter.take(taken, fitted.model)
+    assert (run.folder / "pred.json").exists() and "step" in capsys.readouterr().out
+
+
+def test_a_run_in_whose_folder_another_one_lies_by_now_is_not_measured(overdone_here):
+    run, fitted = overdone_here
+    runs.write(run.folder, run.record | {"data": "0" * 64})
+    with pytest.raises(CourseError, match="holds another run than this session's"):
+        asked.check_model(fitted.model, run)
 
 
 def test_beside_the_student_s_run_the_advice_names_the_run_that_it_is_about(overdone_here, capsys):

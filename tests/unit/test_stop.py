@@ -435,7 +435,7 @@ def test_stop_while_the_adapter_is_saved_waits_until_it_is(
     monkeypatch.setattr(trainer, "save_model", pressed)
     run = training.train(trainer, tiny_run.CHOICE, rows)
     assert runs.latest().folder == run.folder and run.record["status"] == "finished"
-    assert capsys.readouterr().out.count("Stop waits for that") == times
+    assert capsys.readouterr().out.count("Stop has no effect") == times
     tiny_run.assert_same_adapter(run, trained.run)
 
 

@@ -434,6 +434,27 @@ def test_where_another_run_is_wanted_an_interrupted_one_is_named_and_the_advice_
     exec(advice, names)  # noqa: S102
     assert names["choice"] == tiny_run.CHOICE
     assert runs.folder_for(names["choice"], names["conversations"]) == interrupted
+    record = runs.read(interrupted)
+    for other in ({"stages": [{"rows": 32}]}, {"step": 0}, {"beside": True}, {"status": "stopped"}):
+        capsys.readouterr()
+        runs.write(interrupted, record | other)
+        runs.folder_for(choice, tiny_run.conversations())
+        assert "was interrupted" not in capsys.readouterr().out
+
+
+def test_answers_stay_where_going_on_is_refused(interrupted, monkeypatch):
+    (interrupted / "pred.json").write_text("{}")
+    note = interrupted / "checkpoint-20" / "so_far.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"data": "0" * 64, "sizes": {}}))
+    record = runs.read(interrupted)
+    runs.write(interrupted, record | {"checkpoints": {}})
+    with pytest.raises(CourseError, match="of another run"):
+        tiny_run.fit()
+    assert (interrupted / "pred.json").exists()
+    shutil.rmtree(interrupted / "checkpoint-20")
+    run = tiny_run.fit().run
+    assert not (run.folder / "pred.json").exists()
+    assert (run.folder / f"pred-step{record['step']}.json").exists()
 
 
 def test_a_run_of_another_model_is_not_used(workspace, trained, tiny_llama, tmp_path, monkeypatch):
