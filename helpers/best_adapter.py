@@ -170,8 +170,8 @@ def _put(folder: Path, record: dict, best: dict) -> dict:
     beside, before = folder / f"partial-{ADAPTER}", runs.read(folder)
     try:
         shutil.copyfile(folder / BEST / ADAPTER, beside)
-        if manifests.of(beside) != manifests.of(folder / ADAPTER):
-            homework.set_aside(folder, before)
+        if manifests.of(beside)[1] != before.get("adapter_sha256"):
+            homework.set_aside(folder)
             hints.forget(*OF_THE_ADAPTER)
         runs.write(folder, record | {"best": best | {"taking": True}})
         os.replace(beside, folder / ADAPTER)

@@ -179,14 +179,15 @@ def write_predictions(
     return path
 
 
-def set_aside(folder: Path, record: dict) -> None:
-    """Rename what a run's folder holds of answers, since its adapter becomes another one; and say so.
+def set_aside(folder: Path) -> None:
+    """Rename what a run's folder holds of answers, before its adapter and its record become others; and say so.
 
-    Args:
-        folder: of the run.
-        record: its ``run.json`` as it was when it answered: the files get the step of its adapter in their names.
+    Their names get the step of the adapter that answered.
     """
     found = [folder / name for name in OF_ANSWERS if (folder / name).is_file()]
+    record = {}
+    with contextlib.suppress(CourseError):  # the record is damaged
+        record = workspace.read_json(folder / "run.json") or {}
     best = record.get("best") or {}
     step = best.get("step") if best.get("taken") else record.get("step")
     for file in found:

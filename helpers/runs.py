@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from helpers import checkpoints, claims, selection, workspace
 from helpers.choice import Choice, choice_from
 from helpers.errors import CourseError
-from helpers.trainer_files import ADAPTER, STATE, series
+from helpers.trainer_files import ADAPTER, STATE, number, series
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,7 +73,7 @@ def folder_for(
         if record.get("status") not in UNFINISHED:
             finished = finished or folder.name
         elif not beside or record.get("beside"):
-            waiting.append((not record.get("beside"), record.get("step", 0), folder))
+            waiting.append((not record.get("beside"), number(record.get("step")) or 0, folder))
     if waiting:
         # Of several the student's own; of those, as two zips of one run bring them, the one that came furthest.
         *_, folder = max(waiting, key=lambda one: one[:2])
@@ -82,8 +82,8 @@ def folder_for(
         return folder
     if not beside:
         _say_interrupted(wanted)
-    number = next(n for n in itertools.count(1) if n not in taken)
-    folder = workspace.path("runs", name_of(choice) + (f"-{number}" if number > 1 else ""))
+    free = next(n for n in itertools.count(1) if n not in taken)
+    folder = workspace.path("runs", name_of(choice) + (f"-{free}" if free > 1 else ""))
     workspace.make(folder)
     if finished:
         print(f"{finished} is a finished run with these settings: {folder.name} is new.")
@@ -113,9 +113,9 @@ def _numbered(name: str) -> dict[int, Path]:
     """The folders of this name that hold something, by the number at its end; the first one has none."""
     found = {}
     for folder in workspace.path("runs").glob(f"{name}*"):
-        number = re.fullmatch(r"(?:-([1-9][0-9]*))?", folder.name.removeprefix(name))
-        if number and (not folder.is_dir() or any(folder.iterdir())):
-            found[int(number[1] or 1)] = folder
+        numbered = re.fullmatch(r"(?:-([1-9][0-9]*))?", folder.name.removeprefix(name))
+        if numbered and (not folder.is_dir() or any(folder.iterdir())):
+            found[int(numbered[1] or 1)] = folder
     return dict(sorted(found.items()))
 
 

@@ -216,7 +216,7 @@ def _train(
     stop, _ = watch
     checkpoint = _checkpoint(trainer, folder, record, before)
     for place in {folder, workspace.path("runs", folder.name).absolute()}:  # on Drive two
-        homework.set_aside(place, runs.read(place))
+        homework.set_aside(place)
     so_far = keeping.so_far(checkpoint, before)
     workspace.write_json(folder / "conversations.json", conversations.to_list())
     runs.write(folder, record | so_far | {"status": "started"})

@@ -250,6 +250,14 @@ def test_answers_of_the_adapter_before_are_not_left_as_those_of_the_best_one(ove
     assert (run.folder / "pred.json").exists() and "step" in capsys.readouterr().out
 
 
+def test_a_run_that_lost_its_adapter_gets_the_best_one(overdone_here):
+    run, _ = overdone_here
+    (run.folder / ADAPTER).unlink()
+    with pytest.raises(CourseError, match=f"{ADAPTER} is gone"):
+        asked.check_saved(*run)
+    asked.check_saved(*best_adapter.take(run))
+
+
 def test_a_run_in_whose_folder_another_one_lies_by_now_is_not_measured(overdone_here):
     run, fitted = overdone_here
     runs.write(run.folder, run.record | {"data": "0" * 64})
