@@ -6,6 +6,7 @@ Python's fork server imports it once and is forked for each process, which gets 
 import multiprocessing
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -42,6 +43,8 @@ def _run(function: Callable, arguments: tuple, variables: dict, folder: str, out
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    # What a process printed shall be there when it is killed.
+    sys.stdout.reconfigure(line_buffering=True)
     function(*arguments)
 
 

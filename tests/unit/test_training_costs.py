@@ -1,4 +1,4 @@
-"""tools/training_costs.py trains in each of the three ways that it compares."""
+"""tools/training_costs.py times each part inside a training."""
 
 import sys
 from pathlib import Path
@@ -13,16 +13,12 @@ from helpers import adapting, models, panel, runs, watching
 
 
 @pytest.mark.usefixtures("use_tiny_llama", "workspace")
-def test_each_way_trains_and_only_the_last_looks(monkeypatch):
-    monkeypatch.setattr(panel, "in_notebook", panel.in_notebook)  # put back afterwards
-    rows, look = tiny_run.conversations(8), watching.Looking.look
+def test_each_part_is_counted_and_afterwards_all_is_as_before():
+    before = panel.in_notebook, watching.Looking.on_step_end, panel.Panel.on_log
     model, tokenizer = models.load(max_seq_length=512)
-    noted = {}
-    for way in training_costs.WAYS:
-        model = adapting.add_adapter(model, tiny_run.CHOICE)
-        assert training_costs.seconds(way, model, tokenizer, rows, tiny_run.CHOICE) > 0
-        run = runs.latest()
-        noted[way] = run and run.record["best"] is not None
-    assert noted[training_costs.WAYS[0]] is None
-    assert [noted[way] for way in training_costs.WAYS[1:]] == [False, True]
-    assert watching.Looking.look is look
+    model = adapting.add_adapter(model, tiny_run.CHOICE)
+    found = training_costs.costs(model, tokenizer, tiny_run.conversations(8), tiny_run.CHOICE)
+    assert found.keys() == {*training_costs.parts(), "training"}
+    assert all(seconds > 0 for seconds in found.values()), found
+    assert runs.latest().record["best"]
+    assert before == (panel.in_notebook, watching.Looking.on_step_end, panel.Panel.on_log)
