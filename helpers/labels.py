@@ -5,6 +5,7 @@ from helpers import unsloth_first  # noqa: F401  # isort: skip
 import html
 from collections.abc import Iterator
 from itertools import groupby
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from trl import SFTTrainer
@@ -210,7 +211,8 @@ class LabelView:
         return iter(self.rows)
 
     def __getitem__(self, number: int) -> LabelRow:
-        if not isinstance(number, int) or not 0 <= number < len(self.rows):
+        whole = isinstance(number, Integral) and not isinstance(number, bool)
+        if not whole or not 0 <= number < len(self.rows):
             raise CourseError(
                 f"There is no row {number!r:.40}.",
                 f"The rows have the numbers 0 to {len(self.rows) - 1}.",
